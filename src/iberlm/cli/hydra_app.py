@@ -1,0 +1,170 @@
+"""A stage verb as a Hydra application: `--cfg`, `--multirun`, `--info`, `--config-dir` work as Hydra's users expect.
+
+Hydra composes and parses; this module registers the schema, keeps Hydra from writing folders of its own, turns the
+configuration into the verb's dataclass (once, here), and rewrites Hydra's errors into one line that names the valid keys.
+"""
+
+import dataclasses
+import difflib
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
+
+from iberlm.cli.verbs import VERBS, Verb
+from iberlm.core.config import StageConfig
+from iberlm.core.errors import ConfigError
+from iberlm.core.files import write_text
+from iberlm.core.resources import resource_dir
+
+HYDRA_SETTINGS = ["hydra.output_subdir=null", "hydra.run.dir=.", "hydra/job_logging=none", "hydra/hydra_logging=none"]
+"""Hydra writes nothing: the run folder's manifests hold the resolved configuration. Programs that set these are respected."""
+
+
+def register_schemas() -> None:
+    """Store each verb's dataclass as `VERB_schema`, the first entry of its recipe's defaults."""
+    store = ConfigStore.instance()
+    for verb in VERBS.values():
+        store.store(name=f"{verb.recipe}_schema", node=verb.config_class())
+
+
+def search_path_override() -> str:
+    """Makes `cluster=` look into `slurm/cluster/`."""
+    return f"hydra.searchpath=[file://{resource_dir('slurm')}]"
+
+
+def hydra_main(verb: Verb, arguments: list[str]) -> int:
+    """Run a verb's Hydra application with command-line `arguments`; return the exit status.
+
+    Raises `ConfigError` for everything that is wrong with the recipe or the overrides.
+    """
+    _register_needed(verb)
+    statuses: list[int] = []
+
+    def task(config: DictConfig) -> None:
+        statuses.append(verb.execute(_to_settings(verb, config, HydraConfig.get().job.override_dirname if _is_sweep() else "")))
+
+    program, environment = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = [f"iberlm {verb.name}", *_with_defaults(arguments)]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors reach us as exceptions
+    try:
+        hydra.main(version_base="1.3", config_path=str(resource_dir("recipes")), config_name=verb.recipe)(task)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error, verb.config_class())) from error
+    finally:
+        sys.argv = program
+        if environment is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = environment
+    return max(statuses, default=0)
+
+
+def _register_needed(verb: Verb) -> None:
+    if verb.recipe == "run":
+        register_schemas()
+    else:
+        ConfigStore.instance().store(name=f"{verb.recipe}_schema", node=verb.config_class())
+
+
+def _with_defaults(arguments: list[str]) -> list[str]:
+    given = {argument.split("=")[0] for argument in arguments}
+    return [*arguments, *(setting for setting in [*HYDRA_SETTINGS, search_path_override()] if setting.split("=")[0] not in given)]
+
+
+def _is_sweep() -> bool:
+    return bool(HydraConfig.get().mode == RunMode.MULTIRUN)
+
+
+def _to_settings(verb: Verb, config: DictConfig, sweep: str) -> StageConfig:
+    """The verb's dataclass. In a sweep each job gets a folder of its own, named for its overrides."""
+    settings = OmegaConf.to_object(config)
+    if not isinstance(settings, verb.config_class()):
+        raise ConfigError(f"recipes/{verb.recipe}.yaml: its defaults must start with '{verb.recipe}_schema'")
+    if sweep:
+        folder = re.sub(r"[^\w.=,+-]", "_", sweep)
+        settings.out = str(Path(settings.out) / folder)
+    return settings
+
+
+def freeze(settings: StageConfig, path: Path) -> None:
+    """Write resolved settings as YAML, for `iberlm VERB --frozen FILE`: a job never reads recipes edited since."""
+    write_text(path, OmegaConf.to_yaml(OmegaConf.structured(settings)))
+
+
+def frozen_config(verb: Verb, path: Path) -> Any:
+    """Read settings that `freeze` wrote."""
+    try:
+        loaded = OmegaConf.merge(OmegaConf.structured(verb.config_class()), OmegaConf.load(path))
+        return OmegaConf.to_object(loaded)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{path}: {explain(error, verb.config_class())}") from error
+
+
+def explain(error: Exception, schema: type[Any]) -> str:
+    """One message for an error of Hydra or OmegaConf: the key, the value, and the keys or choices that are valid."""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    if isinstance(error, MissingConfigException):
+        return _unknown_choice(error)
+    key = _key_of(error, cause)
+    first = str(cause).strip().split("\n")[0]
+    if isinstance(cause, MissingMandatoryValue):
+        return f"{key}: must be given ({first})"
+    if isinstance(cause, ValidationError) and not isinstance(cause, ConfigKeyError) and "Key '" not in first:
+        return f"{key}: {first}"
+    if isinstance(cause, OmegaConfBaseException) and ("not in '" in first or "is not in struct" in first or "not found" in first):
+        return _unknown_key(key, schema)
+    text = re.sub(r"\s*\n\s*", "; ", str(error).strip())
+    return re.sub(r";? ?Set the environment variable HYDRA_FULL_ERROR=1.*", "", text).replace("; See https://hydra.cc/docs/1.2/advanced/override_grammar/basic for details", "")
+
+
+def _key_of(error: Exception, cause: Exception) -> str:
+    named = re.search(r"Could not (?:override|append to config|delete from config)[^']*'([^'=]+)", str(error))
+    full = getattr(cause, "full_key", None)
+    return str(full) if full else named[1] if named else "?"
+
+
+def _unknown_choice(error: MissingConfigException) -> str:
+    options = list(error.options or [])
+    missing = str(error.missing_cfg_file or "")
+    group, _, name = missing.rpartition("/")
+    if options:
+        choices = ", ".join(sorted(options))
+        hint = difflib.get_close_matches(name, options, 1)
+        return f"{group}={name}: there is no such recipe{f'; did you mean {hint[0]}?' if hint else ''}. Choose among {choices}"
+    return re.sub(r"\s*\n\s*", "; ", str(error).split("Config search path")[0].strip())
+
+
+def _unknown_key(key: str, schema: type[Any]) -> str:
+    parts = key.split(".")
+    known, depth = keys_at(schema, parts[:-1])
+    here = ".".join(parts[:depth])
+    wrong = parts[min(depth, len(parts) - 1)]
+    close = difflib.get_close_matches(wrong, known, 1)
+    where = f"'{here}'" if here else "this verb"
+    hint = f"did you mean '{'.'.join([*parts[:depth], close[0]])}'? " if close else ""
+    return f"{key}: unknown key; {hint}{where} has: {', '.join(known)}"
+
+
+def keys_at(schema: type[Any], path: list[str]) -> tuple[list[str], int]:
+    """Keys of the settings class that `path` leads to, and how many parts of the path were valid."""
+    current: Any = schema
+    for depth, part in enumerate(path):
+        hints = get_type_hints(current)
+        names = [entry.name for entry in dataclasses.fields(current)]
+        following = next((kind for kind in (hints.get(part), *get_args(hints.get(part))) if dataclasses.is_dataclass(kind)), None)
+        if part not in names or following is None:
+            return names, depth
+        current = following
+    return [entry.name for entry in dataclasses.fields(current)], len(path)

@@ -1,0 +1,94 @@
+"""The `iberlm` command: stage verbs are Hydra applications on `recipes/VERB.yaml`, tools are plain typer commands.
+
+Stages are imported where they are used, so that help answers at once.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from iberlm import __version__
+from iberlm.core.errors import ConfigError, IberlmError
+from iberlm.cli.verbs import VERBS, Verb
+
+INTERRUPTED_STATUS = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
+
+def main() -> None:
+    """Entry point: run the command line and exit with its status."""
+    try:
+        status = _dispatch(sys.argv[1:])
+    except IberlmError as error:
+        _complain(error)
+        status = error.exit_status
+    except KeyboardInterrupt:
+        print("iberlm: interrupted; run the same command again to go on", file=sys.stderr)
+        status = INTERRUPTED_STATUS
+    except BrokenPipeError:  # `iberlm ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    sys.exit(status)
+
+
+def _complain(error: IberlmError) -> None:
+    label = "\x1b[31miberlm:\x1b[0m" if sys.stderr.isatty() else "iberlm:"
+    print(f"{label} {error}", file=sys.stderr, flush=True)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    if command in ("--help", "-h", "help"):
+        print(_overview())
+        return 0
+    if command == "--version":
+        print(f"iberlm {__version__}")
+        return 0
+    if command in VERBS:
+        return _run_verb(VERBS[command], rest)
+    if command == "completion":
+        from iberlm.cli.completion import completion_command
+
+        return completion_command(rest)
+    if command in TOOLS:
+        return _run_tool(arguments)
+    import difflib
+
+    known = [*VERBS, *TOOLS]
+    close = difflib.get_close_matches(command, known, 1)
+    hint = f"did you mean '{close[0]}'?" if close else f"choose among {', '.join(known)}"
+    raise ConfigError(f"unknown command '{command}'; {hint} (iberlm --help)")
+
+
+TOOLS = {"cards": "validate, list and begin data cards", "completion": "print shell completion for bash, zsh or fish"}
+
+
+def _overview() -> str:
+    lines = ["iberlm: text to an evaluated language model in es, ca, ca-valencia, eu, gl", "", "usage: iberlm VERB [Hydra overrides]   (iberlm VERB --help)", ""]
+    lines += ["the line:"] + [f"  {verb.name:<16} {verb.summary}" for verb in VERBS.values()]
+    lines += ["", "tools:"] + [f"  {name:<16} {summary}" for name, summary in TOOLS.items()]
+    lines += ["", "first steps:", "  iberlm run pipeline=demo                 the whole line on the embedded sample", "  iberlm run pipeline=demo --cfg job       every setting of it"]
+    return "\n".join(lines)
+
+
+def _run_verb(verb: Verb, arguments: list[str]) -> int:
+    if "--help" in arguments or "-h" in arguments:
+        from iberlm.cli.verb_help import verb_help
+
+        print(verb_help(verb))
+        return 0
+    if arguments and arguments[0] == "--frozen":
+        if len(arguments) != 2:
+            raise ConfigError("--frozen: give one file, the resolved configuration of a run folder")
+        from iberlm.cli.hydra_app import frozen_config
+
+        return verb.execute(frozen_config(verb, Path(arguments[1])))
+    from iberlm.cli.hydra_app import hydra_main
+
+    return hydra_main(verb, arguments)
+
+
+def _run_tool(arguments: list[str]) -> int:
+    from iberlm.cli.tools import app
+
+    return int(app(args=arguments, standalone_mode=False) or 0)

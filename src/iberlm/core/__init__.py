@@ -1,0 +1,1 @@
+"""What every stage stands on: manifests, the stage runner, languages, errors, atomic files, progress."""

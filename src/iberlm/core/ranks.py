@@ -1,0 +1,199 @@
+"""Several ranks on this machine: start them, forward signals, and when one fails end the others and say why.
+
+The launcher runs `python -m MODULE ARGUMENTS` once a rank with torch's environment (RANK, WORLD_SIZE, LOCAL_RANK,
+MASTER_ADDR, MASTER_PORT). The module's `main` goes through `rank_main`, which lets an `IberlmError` of a rank reach the
+launcher as what it was. Under Slurm the same module runs without this launcher, one task a rank.
+"""
+
+import contextlib
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from iberlm.core import errors
+from iberlm.core.errors import IberlmError, ResourceError
+from iberlm.core.process import die_with_parent, usable_cores
+from iberlm.core.progress import say
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
+"""What asks a run to save and stop: SIGTERM by people and schedulers, SIGUSR2 by Slurm (NCCL may catch SIGUSR1)."""
+
+_PARENT, _REPORT = "IBERLM_LAUNCHER_PID", "IBERLM_RANK_REPORT"
+_GRACE_SECONDS = 3.0
+"""How long the others may take to end by themselves after a rank has failed: theirs may be the better message."""
+_POLL_SECONDS = 0.05
+_TAIL_LINES = 40
+
+
+class Interrupted(IberlmError):
+    """The run was told to stop and has saved its state; the same command goes on from there. 75 is EX_TEMPFAIL."""
+
+    exit_status = 75
+
+
+@dataclass
+class _Rank:
+    number: int
+    process: "subprocess.Popen[str]"
+    report: Path
+    tail: "deque[str]" = field(default_factory=lambda: deque(maxlen=_TAIL_LINES))
+    reader: threading.Thread | None = None
+    failed_at: float | None = None
+
+
+def run_ranks(module: str, arguments: list[str], processes: int) -> None:
+    """Run `python -m module arguments` as `processes` ranks and wait for all of them.
+
+    Their output goes to standard error. SIGTERM and SIGUSR2 are forwarded. Raises what a rank raised when that was an
+    `IberlmError` (same class, message and exit status), and else `ResourceError` with the rank and its last line.
+    """
+    with tempfile.TemporaryDirectory(prefix="iberlm-ranks-") as reports:
+        environment = _environment(processes)
+        ranks: list[_Rank] = []
+        try:
+            # the handlers first: a signal while ranks start must not leave them behind
+            with _forwarded(ranks):
+                for number in range(processes):
+                    ranks.append(_start(module, arguments, number, environment, Path(reports)))
+                _wait(ranks)
+        finally:
+            for rank in ranks:
+                if rank.process.poll() is None:
+                    rank.process.kill()
+                rank.process.wait()
+                if rank.reader is not None:
+                    rank.reader.join()
+        _raise_failure(ranks)
+
+
+def rank_main(main: Callable[[list[str]], None]) -> None:
+    """Run `main(sys.argv[1:])` as one rank: dies with its launcher, reports an `IberlmError`, ends with its exit status."""
+    launcher = os.environ.get(_PARENT)
+    if launcher is not None:
+        die_with_parent()
+        if os.getppid() != int(launcher):  # it died before the line above took hold
+            os._exit(1)
+    _adopt_slurm(os.environ)
+    try:
+        main(sys.argv[1:])
+    except IberlmError as error:
+        report = os.environ.get(_REPORT)
+        if report is not None:
+            Path(report).write_text(json.dumps({"class": type(error).__name__, "message": str(error), "exit_status": error.exit_status}))
+        elif os.environ.get("RANK", "0") == "0":
+            say(f"{error}")
+        sys.exit(error.exit_status)
+
+
+def _adopt_slurm(environment: "os._Environ[str]") -> None:
+    # srun gives each task its number under other names than torch's
+    if "RANK" not in environment and int(environment.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in environment:
+        environment["RANK"] = environment["SLURM_PROCID"]
+        environment["WORLD_SIZE"] = environment["SLURM_NTASKS"]
+        environment["LOCAL_RANK"] = environment["SLURM_LOCALID"]
+
+
+def _environment(processes: int) -> dict[str, str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = dict(os.environ)
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // processes)))
+    return environment | {
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "PYTHONUNBUFFERED": "1",
+        _PARENT: str(os.getpid()),
+    }
+
+
+def _start(module: str, arguments: list[str], number: int, environment: dict[str, str], reports: Path) -> _Rank:
+    report = reports / f"rank-{number}.json"
+    own = environment | {"RANK": str(number), "LOCAL_RANK": str(number), _REPORT: str(report)}
+    command = [sys.executable, "-m", module, *arguments]
+    process = subprocess.Popen(
+        command, env=own, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace"
+    )
+    rank = _Rank(number, process, report)
+    rank.reader = threading.Thread(target=_pass_on, args=(rank,), daemon=True)
+    rank.reader.start()
+    return rank
+
+
+def _pass_on(rank: _Rank) -> None:
+    assert rank.process.stdout is not None
+    prefix = "" if rank.number == 0 else f"[rank {rank.number}] "
+    with rank.process.stdout as lines:
+        for line in lines:
+            if line.strip():
+                rank.tail.append(line.strip())
+            print(prefix + line, end="", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _forwarded(ranks: list[_Rank]) -> Iterator[None]:
+    def forward(number: int, frame: FrameType | None) -> None:
+        for rank in ranks:
+            if rank.process.poll() is None:
+                rank.process.send_signal(number)
+
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may have handlers
+        yield
+        return
+    before = {number: signal.signal(number, forward) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _wait(ranks: list[_Rank]) -> None:
+    deadline: float | None = None
+    while any(rank.process.poll() is None for rank in ranks):
+        for rank in ranks:
+            if rank.failed_at is None and rank.process.poll() not in (None, 0, Interrupted.exit_status):
+                rank.failed_at = time.monotonic()
+                deadline = deadline or rank.failed_at + _GRACE_SECONDS
+        if deadline is not None and time.monotonic() > deadline:
+            return
+        time.sleep(_POLL_SECONDS)
+
+
+def _raise_failure(ranks: list[_Rank]) -> None:
+    failed = [rank for rank in ranks if rank.process.returncode != 0]
+    if not failed:
+        return
+    reported = [json.loads(rank.report.read_text()) for rank in failed if rank.report.is_file()]
+    # a rank that was interrupted while another broke is not the news
+    broken = [report for report in reported if report["exit_status"] != Interrupted.exit_status]
+    if broken or len(reported) == len(failed):
+        raise _error((broken or reported)[0])
+    # the first to fail: the others ended because it was gone, or were killed by us
+    rank = min((rank for rank in failed if not rank.report.is_file()), key=lambda rank: rank.failed_at or math.inf)
+    code = rank.process.returncode
+    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+    hint = " (often: the machine ran out of memory)" if code == -signal.SIGKILL else ""
+    raise ResourceError(f"rank {rank.number} of {len(ranks)} {how}{hint}; its last line: {rank.tail[-1] if rank.tail else '(none)'}")
+
+
+def _error(report: dict[str, str]) -> IberlmError:
+    kinds = {kind.__name__: kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, IberlmError)}
+    kinds[Interrupted.__name__] = Interrupted
+    error = kinds.get(report["class"], IberlmError)(report["message"])
+    error.exit_status = int(report["exit_status"])
+    return error

@@ -1,0 +1,321 @@
+"""The stage runner: skip what is complete, resume what was begun, publish the manifest last.
+
+A stage is a function `run(config, inputs, out) -> Manifest` whose body is handed to `run_stage`. Kill it anywhere and
+run it again: the same bytes. A sharded stage maps a pure function of one shard over a process pool with `map_shards`.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import functools
+import json
+import multiprocessing
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from iberlm import __version__
+from iberlm.core.errors import ConfigError, CorruptError, ResourceError
+from iberlm.core.files import disk_errors, sha256_file, sha256_json, write_json
+from iberlm.core.manifest import FILE_NAME, Counts, Manifest, Output, find_manifest
+from iberlm.core.process import Usage, die_with_parent, energy_estimate, usable_cores
+from iberlm.core.progress import progress, say
+
+BEGUN = ".stage.json"
+"""Marks a folder as ours while its stage runs: the key it was begun with, so that only matching shards are resumed."""
+LOCK = ".lock"
+SHARDS = ".shards"
+
+PLACE = {"place": True}
+"""Field metadata of settings that say where or how wide a stage runs, never what it makes: left out of the key."""
+
+
+def place(default: Any = dataclasses.MISSING, *, default_factory: Any = dataclasses.MISSING) -> Any:
+    """A dataclass field that does not decide the output: paths, worker counts, dry_run. See `identity`."""
+    return dataclasses.field(default=default, default_factory=default_factory, metadata=PLACE)
+
+
+def identity(config: Any) -> dict[str, Any]:
+    """The settings of a stage that decide its output, as plain values: what is hashed into its key."""
+    value: dict[str, Any] = {}
+    for entry in dataclasses.fields(config):
+        if entry.metadata.get("place"):
+            continue
+        setting = getattr(config, entry.name)
+        value[entry.name] = identity(setting) if dataclasses.is_dataclass(setting) else _plain(setting)
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return identity(value)
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+@dataclass
+class Record:
+    """What a running stage notes for its manifest."""
+
+    folder: Path
+    key: str
+    counts: Counts = field(default_factory=Counts)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    cards: dict[str, str] = field(default_factory=dict)
+    outputs: dict[str, int | None] = field(default_factory=dict)
+
+    def output(self, path: Path, rows: int | None = None) -> None:
+        """Note a file, already published below the stage's folder; its checksum is taken when the stage ends."""
+        self.outputs[path.relative_to(self.folder).as_posix()] = rows
+
+    def output_tree(self, folder: Path) -> None:
+        """Note every file below `folder`."""
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                self.output(path)
+
+
+class WouldRunError(Exception):
+    """Raised instead of doing the work under `dry_run`: the stage is not complete and would run in `out`."""
+
+    def __init__(self, stage: str, out: Path) -> None:
+        super().__init__(f"{stage}: would run in {shown(out)}")
+        self.stage = stage
+
+
+def shown(path: Path) -> Path:
+    """A path as messages show it: relative to the current folder when it lies below it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+class Body(Protocol):
+    """The work of a stage: write outputs below `out`, note them in `record`."""
+
+    def __call__(self, config: Any, inputs: list[Manifest], out: Path, record: Record) -> None: ...
+
+
+def stage_key(stage: str, version: int, config: Any, inputs: Sequence[Manifest], fingerprint: Any = None) -> str:
+    """Hash of all that decides a stage's output: its name, version and settings, its inputs' content, outside files."""
+    return sha256_json([stage, version, identity(config), [manifest.content_hash for manifest in inputs], fingerprint])
+
+
+def complete_manifest(key: str, out: Path) -> Manifest | None:
+    """The manifest in `out` if it was made with `key` and its files are all there in their sizes; None otherwise."""
+    try:
+        manifest = find_manifest(out)
+        if manifest is None or manifest.key != key:
+            return None
+        manifest.check_files()
+    except CorruptError as error:
+        say(f"{error}")
+        return None
+    return manifest
+
+
+def run_stage(
+    stage: str, version: int, body: Body, config: Any, inputs: list[Manifest], out: Path, *, fingerprint: Any = None, resumable: bool = False
+) -> Manifest:
+    """Run `body` in `out` unless a matching manifest is there; return the manifest.
+
+    `version` is raised whenever the stage's output changes for the same settings. `fingerprint` is a JSON value that
+    stands for inputs that have no manifest (the user's own files). With `resumable`, the files of an interrupted run
+    with the same key are kept for `body` to go on from; otherwise (and whenever the key differs) the folder is
+    emptied first, but only if it is one that a stage made. Raises `ConfigError` for a folder with foreign files and
+    `ResourceError` when another process works in it or the disk is full.
+    """
+    out = out.absolute()
+    key = stage_key(stage, version, config, inputs, fingerprint)
+    if (done := complete_manifest(key, out)) is not None:
+        say(f"{stage}: complete, skipped ({shown(out)})")
+        return done
+    if getattr(config, "dry_run", False):
+        raise WouldRunError(stage, out)
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+    with _lock(stage, out):
+        _prepare(stage, out, key, resumable)
+        say(f"{stage}: start ({shown(out)})")
+        wall, before = time.monotonic(), Usage.now()
+        record = Record(out, key)
+        for manifest in inputs:
+            record.cards.update(manifest.cards)
+        with disk_errors(out):
+            body(config, inputs, out, record)
+        after, seconds = Usage.now(), time.monotonic() - wall
+        cpu_seconds = after.cpu_seconds - before.cpu_seconds
+        manifest = Manifest(
+            stage=stage,
+            key=key,
+            config=_plain_all(config),
+            config_hash=sha256_json(identity(config)),
+            code_version=code_version(),
+            inputs=[{"stage": entry.stage, "folder": str(entry.folder), "key": entry.key, "content": entry.content_hash} for entry in inputs],
+            outputs=[Output(name, (out / name).stat().st_size, sha256_file(out / name), rows) for name, rows in record.outputs.items()],
+            counts=record.counts,
+            metrics=record.metrics,
+            cards=dict(sorted(record.cards.items())),
+            wall_seconds=round(seconds, 3),
+            cpu_seconds=round(cpu_seconds, 3),
+            peak_memory_bytes=after.peak_memory_bytes,
+            energy=energy_estimate(cpu_seconds),
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
+            folder=out,
+        )
+        with disk_errors(out):
+            manifest.write()
+            shutil.rmtree(out / SHARDS, ignore_errors=True)
+            (out / BEGUN).unlink(missing_ok=True)
+        say(f"{stage}: done in {seconds:.1f} s")
+        return manifest
+
+
+def _plain_all(config: Any) -> dict[str, Any]:
+    return {entry.name: _full(getattr(config, entry.name)) for entry in dataclasses.fields(config)}
+
+
+def _full(value: Any) -> Any:
+    return _plain_all(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else _plain(value)
+
+
+@functools.cache
+def code_version() -> str:
+    """Version of the package, with the commit (and '+changes' for a dirty tree) when it runs from a clone."""
+    clone = Path(__file__).resolve().parents[3]
+    if not (clone / ".git").exists():
+        return __version__
+    try:
+        commit = subprocess.run(["git", "-C", str(clone), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        dirty = subprocess.run(["git", "-C", str(clone), "status", "--porcelain"], capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return __version__
+    return f"{__version__} ({commit}{'+changes' if dirty else ''})"
+
+
+@contextlib.contextmanager
+def _lock(stage: str, out: Path) -> Iterator[None]:
+    with (out / LOCK).open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ResourceError(f"{stage}: another process is writing {out}; wait for it or choose another run_dir") from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
+            say(f"{stage}: the file system of {out} has no locks: take care that no second run writes there")
+        yield
+
+
+def _prepare(stage: str, out: Path, key: str, resumable: bool) -> None:
+    begun = out / BEGUN
+    foreign = sorted(entry.name for entry in out.iterdir() if entry.name != LOCK)
+    if foreign and not begun.exists() and not (out / FILE_NAME).exists():
+        raise ConfigError(f"{stage}: {out} holds files that no stage of IberLM made ({', '.join(foreign[:3])}); choose an empty folder")
+    same = False
+    if begun.exists() and not (out / FILE_NAME).exists():
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            same = json.loads(begun.read_text())["key"] == key
+    (out / FILE_NAME).unlink(missing_ok=True)
+    keep = {LOCK, BEGUN} | ({entry.name for entry in out.iterdir()} if same and resumable else set())
+    if not begun.exists():  # before anything is deleted: a kill in between must leave the folder recognisable
+        write_json(begun, {"stage": stage, "key": key})
+    for entry in out.iterdir():
+        if entry.name in keep:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    if not same:
+        write_json(begun, {"stage": stage, "key": key})
+    elif resumable:
+        say(f"{stage}: an interrupted run with the same settings is in {out}; going on from it")
+
+
+@dataclass
+class ShardResult:
+    """What a shard's function returns: its files (rows each), counts and metrics."""
+
+    outputs: dict[str, int | None] = field(default_factory=dict)
+    counts: Counts = field(default_factory=Counts)
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+
+def map_shards(
+    label: str, function: Callable[[Any, Path], ShardResult], shards: dict[str, Any], record: Record, *, workers: int = 0
+) -> dict[str, ShardResult]:
+    """Map `function(shard, out)` over named shards in a process pool; return the results in the order of `shards`.
+
+    `function` is importable by name and pure: it reads its shard and publishes files below `out` with paths of its
+    own. A shard that finished in an interrupted run (its small manifest under `.shards/` has the stage's key, and its
+    files their sizes) is not run again; the stage must be `resumable`. Outputs and counts go into `record`.
+    `workers` 0 means one a usable core. An error in one shard is raised after the running shards have ended.
+    """
+    folder = record.folder / SHARDS
+    with disk_errors(folder):
+        folder.mkdir(exist_ok=True)
+    results: dict[str, ShardResult] = {}
+    for name in shards:
+        if (found := _finished_shard(folder / f"{name}.json", record)) is not None:
+            results[name] = found
+    missing = {name: shard for name, shard in shards.items() if name not in results}
+    if results:
+        say(f"{label}: {len(results)} of {len(shards)} shards were already complete")
+    width = min(workers or usable_cores(), max(1, len(missing)))
+    with progress(label, len(missing), "shards") as advance:
+        for name, result in _run_shards(function, missing, record.folder, width):
+            _finish_shard(folder / f"{name}.json", record, result)
+            results[name] = result
+            advance(1, name)
+    ordered = {name: results[name] for name in shards}
+    for result in ordered.values():
+        for path, rows in result.outputs.items():
+            record.outputs[path] = rows
+        record.counts.add(result.counts)
+    return ordered
+
+
+def _run_shards(function: Callable[[Any, Path], ShardResult], shards: dict[str, Any], out: Path, workers: int) -> Iterator[tuple[str, ShardResult]]:
+    if workers == 1:
+        for name, shard in shards.items():
+            yield name, function(shard, out)
+        return
+    # spawn: a fork of a process with Arrow or BLAS threads can hang
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=die_with_parent) as pool:
+        futures = {pool.submit(function, shard, out): name for name, shard in shards.items()}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool as error:
+            raise ResourceError("a worker process was killed, most often for lack of memory: use fewer workers (cluster.workers=1)") from error
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _finish_shard(path: Path, record: Record, result: ShardResult) -> None:
+    sizes = {name: (record.folder / name).stat().st_size for name in result.outputs}
+    counts = dataclasses.asdict(result.counts)
+    write_json(path, {"key": record.key, "outputs": result.outputs, "bytes": sizes, "counts": counts, "metrics": result.metrics})
+
+
+def _finished_shard(path: Path, record: Record) -> ShardResult | None:
+    try:
+        value = json.loads(path.read_text())
+        if value["key"] != record.key or any((record.folder / name).stat().st_size != size for name, size in value["bytes"].items()):
+            return None
+        return ShardResult(value["outputs"], Counts(**value["counts"]), value["metrics"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,104 @@
+"""Token stores in Megatron-LM's indexed format: `NAME.bin` holds the ids, `NAME.idx` where each document lies.
+
+Layout of the index (little endian), as published in Megatron-Core's `indexed_dataset.py`: magic `MMIDIDX\\0\\0`, version
+u64 = 1, dtype code u8, sequences u64, documents u64 (= sequences + 1 here: one sequence a document), lengths i32[n],
+byte offsets i64[n], document boundaries i64[n + 1]. Ids are uint16 (code 8) when the vocabulary allows, else 32-bit;
+the format has no code for uint32, so they are written as int32 (code 4): the same bytes for every id below 2^31.
+"""
+
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from iberlm.core.errors import CorruptError
+from iberlm.core.files import publish
+
+MAGIC = b"MMIDIDX\x00\x00"
+VERSION = 1
+DTYPE_CODES: dict[int, type[np.number]] = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 8: np.uint16}
+_HEADER = struct.Struct("<9sQBQQ")
+UINT16_VOCABULARY = 65_500
+"""Vocabularies below this fit uint16: the bound that Megatron-Core's `DType.optimal_dtype` uses."""
+
+
+def dtype_for(vocabulary_size: int) -> type[np.uint16] | type[np.int32]:
+    """Type of the ids on disk for a vocabulary size."""
+    return np.uint16 if vocabulary_size < UINT16_VOCABULARY else np.int32
+
+
+def write_shard(stem: Path, documents: Iterable[npt.NDArray[np.integer]], dtype: type[np.number]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+    """Publish `stem.bin` and then `stem.idx` from one array of ids a document.
+
+    Returns each document's first token (offset in tokens, int64[n]) and its length (int32[n]).
+    """
+    code = next(code for code, known in DTYPE_CODES.items() if known is dtype)
+    lengths: list[int] = []
+    with publish(stem.with_name(stem.name + ".bin")) as temporary, temporary.open("wb") as stream:
+        for ids in documents:
+            stream.write(np.ascontiguousarray(ids, dtype=dtype).tobytes())
+            lengths.append(len(ids))
+    length_array = np.asarray(lengths, dtype=np.int32)
+    offsets = np.zeros(len(lengths), dtype=np.int64)
+    np.cumsum(length_array[:-1], out=offsets[1:])
+    with publish(stem.with_name(stem.name + ".idx")) as temporary, temporary.open("wb") as stream:
+        stream.write(_HEADER.pack(MAGIC, VERSION, code, len(lengths), len(lengths) + 1))
+        stream.write(length_array.tobytes())
+        stream.write((offsets * np.dtype(dtype).itemsize).astype(np.int64).tobytes())
+        stream.write(np.arange(len(lengths) + 1, dtype=np.int64).tobytes())
+    return offsets, length_array
+
+
+@dataclass(frozen=True)
+class TokenShard:
+    """One memory-mapped shard.
+
+    `tokens`: all ids in order, shape (total,), read-only, uint16 or int32. `lengths`: tokens of each document, int32[n].
+    `offsets`: first token of each document, int64[n].
+    """
+
+    stem: Path
+    tokens: npt.NDArray[np.integer]
+    lengths: npt.NDArray[np.int32]
+    offsets: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def document(self, index: int) -> npt.NDArray[np.integer]:
+        """Ids of one document, a view."""
+        start = int(self.offsets[index])
+        return self.tokens[start : start + int(self.lengths[index])]
+
+
+def open_shard(stem: Path) -> TokenShard:
+    """Map `stem.bin` and check it against `stem.idx`; `CorruptError` names what disagrees."""
+    index_path, data_path = stem.with_name(stem.name + ".idx"), stem.with_name(stem.name + ".bin")
+    for path in (index_path, data_path):
+        if not path.is_file():
+            raise CorruptError(f"{path}: missing; tokenize again")
+    raw = index_path.read_bytes()
+    if len(raw) < _HEADER.size:
+        raise CorruptError(f"{index_path}: {len(raw)} bytes, shorter than its header; tokenize again")
+    magic, version, code, sequences, documents = _HEADER.unpack_from(raw)
+    if magic != MAGIC or version != VERSION:
+        raise CorruptError(f"{index_path}: not a Megatron-LM index (magic {magic!r}, version {version})")
+    if code not in DTYPE_CODES:
+        raise CorruptError(f"{index_path}: unknown dtype code {code}; known are {sorted(DTYPE_CODES)}")
+    expected = _HEADER.size + 12 * sequences + 8 * documents
+    if len(raw) != expected:
+        raise CorruptError(f"{index_path}: {len(raw)} bytes where its header says {expected}; tokenize again")
+    lengths = np.frombuffer(raw, np.int32, sequences, _HEADER.size)
+    pointers = np.frombuffer(raw, np.int64, sequences, _HEADER.size + 4 * sequences)
+    dtype = np.dtype(DTYPE_CODES[code])
+    total = int(lengths.sum(dtype=np.int64))
+    if data_path.stat().st_size != total * dtype.itemsize:
+        raise CorruptError(f"{data_path}: {data_path.stat().st_size} bytes where {index_path.name} says {total * dtype.itemsize}; tokenize again")
+    expected_pointers = (np.cumsum(lengths, dtype=np.int64) - lengths) * dtype.itemsize
+    if not np.array_equal(pointers, expected_pointers):
+        raise CorruptError(f"{index_path}: its offsets do not follow from its lengths; tokenize again")
+    tokens = np.memmap(data_path, dtype=dtype, mode="r", shape=(total,)) if total else np.empty(0, dtype)
+    return TokenShard(stem, tokens, lengths, pointers // dtype.itemsize)

@@ -1,0 +1,121 @@
+"""The filter rules: each is a pure comparison of annotation columns with limits, and its name is the reason it gives.
+
+A rule is true where a document is to be dropped. To add one, write the function, list it in `RULES` (the first rule
+that applies is the reason counted), and add its limit to `Thresholds`.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from iberlm.curate.config import Thresholds
+
+Columns = Mapping[str, npt.NDArray[np.generic]]
+"""Annotation columns of one language's documents, each of shape (documents,)."""
+Flags = npt.NDArray[np.bool_]
+Rule = Callable[[Columns, Thresholds], Flags]
+
+
+def language_score(columns: Columns, limits: Thresholds) -> Flags:
+    """The identification is not sure enough."""
+    return columns["language_score"] < limits.min_language_score
+
+
+def too_short(columns: Columns, limits: Thresholds) -> Flags:
+    """Too few words to be a document."""
+    return columns["words"] < limits.min_words
+
+
+def too_long(columns: Columns, limits: Thresholds) -> Flags:
+    """More words than any document: a dump or a list."""
+    return columns["words"] > limits.max_words
+
+
+def stop_words(columns: Columns, limits: Thresholds) -> Flags:
+    """Too few function words: not made of sentences."""
+    return columns["stop_words"] < limits.min_stop_words
+
+
+def word_length(columns: Columns, limits: Thresholds) -> Flags:
+    """Mean word length outside what the language has."""
+    length = columns["mean_word_length"]
+    return (length < limits.min_mean_word_length) | (length > limits.max_mean_word_length)
+
+
+def alpha_words(columns: Columns, limits: Thresholds) -> Flags:
+    """Too few words with a letter: tables, code, numbers."""
+    return columns["alpha_word_ratio"] < limits.min_alpha_word_ratio
+
+
+def symbols(columns: Columns, limits: Thresholds) -> Flags:
+    """Too many '#' and '...' for its words."""
+    return columns["symbol_word_ratio"] > limits.max_symbol_word_ratio
+
+
+def bullets(columns: Columns, limits: Thresholds) -> Flags:
+    """Nearly all lines are bullets."""
+    return columns["bullet_line_ratio"] > limits.max_bullet_line_ratio
+
+
+def ellipses(columns: Columns, limits: Thresholds) -> Flags:
+    """Too many lines break off in '...': teasers."""
+    return columns["ellipsis_line_ratio"] > limits.max_ellipsis_line_ratio
+
+
+def line_punctuation(columns: Columns, limits: Thresholds) -> Flags:
+    """Too few lines end like sentences: menus."""
+    return columns["punctuated_line_ratio"] < limits.min_punctuated_line_ratio
+
+
+def new_lines(columns: Columns, limits: Thresholds) -> Flags:
+    """Too many line breaks for its words: lists."""
+    return columns["new_line_ratio"] > limits.max_new_line_ratio
+
+
+def duplicate_lines(columns: Columns, limits: Thresholds) -> Flags:
+    """Too many lines are repeats of another line."""
+    lines = columns["duplicate_line_ratio"] > limits.max_duplicate_line_ratio
+    return lines | (columns["duplicate_line_character_ratio"] > limits.max_duplicate_line_character_ratio)
+
+
+def top_ngrams(columns: Columns, limits: Thresholds) -> Flags:
+    """One phrase of 2 to 4 words makes up too much of the text."""
+    flags = np.zeros(len(columns["words"]), dtype=bool)
+    for n in (2, 3, 4):
+        flags |= columns[f"top_{n}_gram_ratio"] > getattr(limits, f"max_top_{n}_gram_ratio")
+    return flags
+
+
+def duplicate_ngrams(columns: Columns, limits: Thresholds) -> Flags:
+    """Too much of the text stands in phrases of 5 to 10 words that occurred before."""
+    flags = np.zeros(len(columns["words"]), dtype=bool)
+    for n in range(5, 11):
+        flags |= columns[f"duplicate_{n}_gram_ratio"] > getattr(limits, f"max_duplicate_{n}_gram_ratio")
+    return flags
+
+
+RULES: tuple[Rule, ...] = (
+    language_score,
+    too_short,
+    too_long,
+    duplicate_lines,
+    top_ngrams,
+    duplicate_ngrams,
+    stop_words,
+    word_length,
+    alpha_words,
+    symbols,
+    bullets,
+    ellipses,
+    line_punctuation,
+    new_lines,
+)
+
+
+def first_reason(columns: Columns, limits: Thresholds) -> npt.NDArray[np.int8]:
+    """Index in `RULES` of the first rule that drops each document, -1 where none does; shape (documents,)."""
+    reasons = np.full(len(columns["words"]), -1, dtype=np.int8)
+    for index, rule in enumerate(RULES):
+        reasons[(reasons < 0) & rule(columns, limits)] = index
+    return reasons
