@@ -10,20 +10,21 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
 from iberlm.cli.verbs import VERBS, Verb
 from iberlm.core.config import StageConfig
-from iberlm.core.errors import ConfigError
+from iberlm.core.errors import ConfigError, IberlmError
 from iberlm.core.files import write_text
+from iberlm.core.progress import say
 from iberlm.core.resources import resource_dir
 
 HYDRA_SETTINGS = ["hydra.output_subdir=null", "hydra.run.dir=.", "hydra/job_logging=none", "hydra/hydra_logging=none"]
@@ -49,9 +50,17 @@ def hydra_main(verb: Verb, arguments: list[str]) -> int:
     """
     _register_needed(verb)
     statuses: list[int] = []
+    failures: list[IberlmError] = []
 
     def task(config: DictConfig) -> None:
-        statuses.append(verb.execute(_to_settings(verb, config, HydraConfig.get().job.override_dirname if _is_sweep() else "")))
+        try:
+            statuses.append(verb.execute(_to_settings(verb, config)))
+        except OmegaConfBaseException as error:
+            failures.append(ConfigError(explain(error, verb.config_class())))
+        except IberlmError as error:  # kept from Hydra, which would print its overrides first; the other jobs of a sweep go on
+            if _is_sweep():
+                say(f"job {HydraConfig.get().job.num} failed: {error}")
+            failures.append(error)
 
     program, environment = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     sys.argv = [f"iberlm {verb.name}", *_with_defaults(arguments)]
@@ -66,6 +75,8 @@ def hydra_main(verb: Verb, arguments: list[str]) -> int:
             del os.environ["HYDRA_FULL_ERROR"]
         else:
             os.environ["HYDRA_FULL_ERROR"] = environment
+    if failures:
+        raise failures[0]
     return max(statuses, default=0)
 
 
@@ -77,22 +88,26 @@ def _register_needed(verb: Verb) -> None:
 
 
 def _with_defaults(arguments: list[str]) -> list[str]:
+    """`arguments` with ours among the overrides, which argparse wants side by side."""
     given = {argument.split("=")[0] for argument in arguments}
-    return [*arguments, *(setting for setting in [*HYDRA_SETTINGS, search_path_override()] if setting.split("=")[0] not in given)]
+    ours = [setting for setting in [*HYDRA_SETTINGS, search_path_override()] if setting.split("=")[0] not in given]
+    first = next((index for index, argument in enumerate(arguments) if "=" in argument and not argument.startswith("--")), 0)
+    return [*arguments[:first], *ours, *arguments[first:]]
 
 
 def _is_sweep() -> bool:
     return bool(HydraConfig.get().mode == RunMode.MULTIRUN)
 
 
-def _to_settings(verb: Verb, config: DictConfig, sweep: str) -> StageConfig:
-    """The verb's dataclass. In a sweep each job gets a folder of its own, named for its overrides."""
+def _to_settings(verb: Verb, config: DictConfig) -> StageConfig:
+    """The verb's dataclass. In a sweep each job gets a folder of its own below `out` (a pipeline: below `run_dir`), named for its overrides."""
+    if _is_sweep():
+        folder = re.sub(r"[^\w.=,+-]", "_", HydraConfig.get().job.override_dirname)
+        key = "run_dir" if verb.recipe == "run" else "out"
+        config[key] = str(Path(config[key]) / folder)
     settings = OmegaConf.to_object(config)
     if not isinstance(settings, verb.config_class()):
         raise ConfigError(f"recipes/{verb.recipe}.yaml: its defaults must start with '{verb.recipe}_schema'")
-    if sweep:
-        folder = re.sub(r"[^\w.=,+-]", "_", sweep)
-        settings.out = str(Path(settings.out) / folder)
     return settings
 
 
@@ -117,6 +132,8 @@ def explain(error: Exception, schema: type[Any]) -> str:
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     if isinstance(error, MissingConfigException):
         return _unknown_choice(error)
+    if isinstance(error, OverrideParseException):
+        return f"'{error.override}' is no override; write KEY=VALUE or GROUP=CHOICE ({str(error).splitlines()[0]})"
     key = _key_of(error, cause)
     first = str(cause).strip().split("\n")[0]
     if isinstance(cause, MissingMandatoryValue):
@@ -126,7 +143,7 @@ def explain(error: Exception, schema: type[Any]) -> str:
     if isinstance(cause, OmegaConfBaseException) and ("not in '" in first or "is not in struct" in first or "not found" in first):
         return _unknown_key(key, schema)
     text = re.sub(r"\s*\n\s*", "; ", str(error).strip())
-    return re.sub(r";? ?Set the environment variable HYDRA_FULL_ERROR=1.*", "", text).replace("; See https://hydra.cc/docs/1.2/advanced/override_grammar/basic for details", "")
+    return re.sub(r";? ?Set the environment variable HYDRA_FULL_ERROR=1.*", "", text)
 
 
 def _key_of(error: Exception, cause: Exception) -> str:
@@ -151,6 +168,8 @@ def _unknown_key(key: str, schema: type[Any]) -> str:
     known, depth = keys_at(schema, parts[:-1])
     here = ".".join(parts[:depth])
     wrong = parts[min(depth, len(parts) - 1)]
+    if not known:
+        return f"{key}: '{here}' has no entry '{wrong}'; to add one write +{key}=..."
     close = difflib.get_close_matches(wrong, known, 1)
     where = f"'{here}'" if here else "this verb"
     hint = f"did you mean '{'.'.join([*parts[:depth], close[0]])}'? " if close else ""
@@ -158,13 +177,17 @@ def _unknown_key(key: str, schema: type[Any]) -> str:
 
 
 def keys_at(schema: type[Any], path: list[str]) -> tuple[list[str], int]:
-    """Keys of the settings class that `path` leads to, and how many parts of the path were valid."""
+    """Keys of the settings class that `path` leads to (none where they are free), and how many parts of the path were valid."""
     current: Any = schema
+    key_of_dict = False
     for depth, part in enumerate(path):
+        if key_of_dict:  # this part is free: a language tag, a source's name
+            key_of_dict = False
+            continue
         hints = get_type_hints(current)
         names = [entry.name for entry in dataclasses.fields(current)]
         following = next((kind for kind in (hints.get(part), *get_args(hints.get(part))) if dataclasses.is_dataclass(kind)), None)
         if part not in names or following is None:
             return names, depth
-        current = following
-    return [entry.name for entry in dataclasses.fields(current)], len(path)
+        current, key_of_dict = following, get_origin(hints[part]) is dict
+    return [] if key_of_dict else [entry.name for entry in dataclasses.fields(current)], len(path)

@@ -1,7 +1,8 @@
 """The verbs of the line: which recipe, which settings, which stages with which inputs.
 
 A verb's function finds the manifests of its inputs and hands them to the stage; stages themselves meet only through
-files. Stage modules are imported inside the functions: `iberlm --help` must not wait for them.
+files. Stage modules are imported inside the functions, and import torch only when they run: `iberlm --help`, and the
+question whether a stage is complete, must not wait for it.
 """
 
 import importlib
@@ -11,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from iberlm.core.config import StageConfig
-from iberlm.core.manifest import Manifest, read_manifest
+from iberlm.core.manifest import Manifest, find_manifest, read_manifest
 from iberlm.core.progress import say
 from iberlm.core.stage import WouldRunError
 
 
 @dataclass(frozen=True)
 class Verb:
-    """One stage verb. `recipe` is the file `recipes/RECIPE.yaml`, the folder of its output, and its key in a pipeline."""
+    """One stage verb. `recipe` names its file `recipes/RECIPE.yaml`, the folder of its output, and its key in a pipeline."""
 
     name: str
     summary: str
@@ -54,21 +55,87 @@ def fetch(config: Any) -> Manifest:
 
 
 def curate(config: Any) -> Manifest:
-    """Raw files -> documents: extract, annotate, dedup, select, each with a manifest of its own."""
+    """Raw files -> documents: extract, annotate, dedup, select, each with a folder and a manifest of its own."""
     from iberlm.curate import annotate, dedup, select
     from iberlm.extract import extract
 
-    raw = read_manifest(Path(config.raw))
-    out = Path(config.out)
-    extracted = extract.run(config.extract, [raw], out / "extract")
-    annotated = annotate.run(config.annotate, [extracted], out / "annotate")
-    clusters = dedup.run(config.dedup, [annotated], out / "dedup")
-    return select.run(config.select, [annotated, clusters], out / "documents")
+    for part in (config.extract, config.annotate, config.dedup, config.select):
+        part.dry_run = config.dry_run
+    for sharded in (config.extract, config.annotate):
+        sharded.workers = sharded.workers or config.cluster.workers
+    extracted = extract.run(config.extract, [read_manifest(Path(config.raw))], Path(config.extracted))
+    annotated = annotate.run(config.annotate, [extracted], Path(config.annotated))
+    clusters = dedup.run(config.dedup, [annotated], Path(config.clusters))
+    return select.run(config.select, [annotated, clusters], Path(config.out))
+
+
+def train_tokenizer(config: Any) -> Manifest:
+    """Documents -> a tokenizer folder that AutoTokenizer loads."""
+    from iberlm.tokenizer import train as stage
+
+    return stage.run(config, [read_manifest(Path(config.documents))], Path(config.out))
+
+
+def tokenize(config: Any) -> Manifest:
+    """Documents and tokenizer -> token store."""
+    from iberlm.tokenizer import store as stage
+
+    return stage.run(config, [read_manifest(Path(config.documents)), read_manifest(Path(config.tokenizer))], Path(config.out))
+
+
+def pretrain(config: Any) -> Manifest:
+    """Token store and model recipe -> checkpoints and a Hugging Face folder."""
+    from iberlm.cards.load import require
+    from iberlm.train import pretrain as stage
+
+    tokens = read_manifest(Path(config.tokens))
+    for card in tokens.cards:
+        require(card, "pretrain")
+    return stage.run(config, [tokens, read_manifest(Path(config.tokenizer))], Path(config.out))
+
+
+def finetune(config: Any) -> Manifest:
+    """Model folder and instruction data -> a fine-tuned Hugging Face folder."""
+    from iberlm.finetune import finetune as stage
+
+    base = find_manifest(Path(config.base)) if config.base else None
+    return stage.run(config, [base] if base else [], Path(config.out))
+
+
+def evaluate(config: Any) -> Manifest:
+    """Model folder and suites -> rows in a result store."""
+    from iberlm.evaluate import evaluate as stage
+
+    return stage.run(config, [], Path(config.out))
+
+
+def report(config: Any) -> Manifest:
+    """A run folder -> one offline HTML file."""
+    from iberlm.report import report as stage
+
+    folders = [Path(getattr(config, name)) for name in config.sections()]
+    found = [manifest for folder in folders if (manifest := find_manifest(folder)) is not None]
+    return stage.run(config, found, Path(config.out))
+
+
+def run(config: Any) -> Manifest:
+    """All of the above in order, skipping what is complete."""
+    from iberlm.cli.pipeline import run_pipeline
+
+    return run_pipeline(config)
 
 
 VERBS: dict[str, Verb] = {
     verb.name: verb
     for verb in (
+        Verb("fetch", "data cards and sources -> raw files and their checksums", "iberlm.sources.config:FetchConfig", fetch),
         Verb("curate", "raw files -> documents, and the funnel of what was dropped and why", "iberlm.curate.config:CurateConfig", curate),
+        Verb("train-tokenizer", "documents -> a tokenizer that AutoTokenizer loads", "iberlm.tokenizer.config:TrainTokenizerConfig", train_tokenizer),
+        Verb("tokenize", "documents, tokenizer -> token store (.bin/.idx) and document index", "iberlm.tokenizer.config:TokenizeConfig", tokenize),
+        Verb("pretrain", "token store, model recipe -> checkpoints and a Hugging Face folder", "iberlm.train.config:PretrainConfig", pretrain),
+        Verb("finetune", "model folder, instructions -> a fine-tuned Hugging Face folder", "iberlm.finetune.config:FinetuneConfig", finetune),
+        Verb("evaluate", "model folder, suite -> rows in a result store", "iberlm.evaluate.config:EvaluateConfig", evaluate),
+        Verb("report", "a run folder -> one offline HTML file", "iberlm.report.config:ReportConfig", report),
+        Verb("run", "a pipeline recipe -> all of the above in order, skipping what is done", "iberlm.cli.pipeline:RunConfig", run),
     )
 }

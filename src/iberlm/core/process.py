@@ -12,15 +12,14 @@ WATTS_PER_CORE = 12.0
 64-core server CPU is 4.4 W a core at the socket; memory, fans, supply losses and a PUE of 1.5 about triple it."""
 
 
-def die_with_parent() -> None:
+def die_with_parent(parent: int) -> None:
     """Ask Linux to kill this process when its parent dies, so that `kill -9` of a run leaves nothing behind.
 
-    Elsewhere (macOS) it does nothing: there a killed run may leave workers that end at their next read.
+    `parent` is the process id that the parent knows of itself: it may be dead before this is called. Elsewhere (macOS) it does nothing: there a killed run may leave workers that end at their next read.
     """
     if sys.platform != "linux":
         return
     pr_set_pdeathsig = 1
-    parent = os.getppid()
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
     if parent != os.getppid():  # the parent died before the call
         os._exit(1)

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from iberlm.core import errors
 from iberlm.core.errors import IberlmError, ResourceError
@@ -82,19 +83,24 @@ def rank_main(main: Callable[[list[str]], None]) -> None:
     """Run `main(sys.argv[1:])` as one rank: dies with its launcher, reports an `IberlmError`, ends with its exit status."""
     launcher = os.environ.get(_PARENT)
     if launcher is not None:
-        die_with_parent()
-        if os.getppid() != int(launcher):  # it died before the line above took hold
-            os._exit(1)
+        die_with_parent(int(launcher))
     _adopt_slurm(os.environ)
     try:
         main(sys.argv[1:])
     except IberlmError as error:
-        report = os.environ.get(_REPORT)
-        if report is not None:
-            Path(report).write_text(json.dumps({"class": type(error).__name__, "message": str(error), "exit_status": error.exit_status}))
-        elif os.environ.get("RANK", "0") == "0":
+        _report(type(error).__name__, str(error), error.exit_status)
+        if launcher is None and os.environ.get("RANK", "0") == "0":
             say(f"{error}")
         sys.exit(error.exit_status)
+    except Exception as error:
+        _report("", f"{type(error).__name__}: {error}", 1)
+        raise
+
+
+def _report(kind: str, message: str, exit_status: int) -> None:
+    # with the time, since the first to fail has the reason: the others fail because it is gone
+    if (path := os.environ.get(_REPORT)) is not None:
+        Path(path).write_text(json.dumps({"class": kind, "message": message, "exit_status": exit_status, "time": time.time()}))
 
 
 def _adopt_slurm(environment: "os._Environ[str]") -> None:
@@ -178,20 +184,31 @@ def _raise_failure(ranks: list[_Rank]) -> None:
     failed = [rank for rank in ranks if rank.process.returncode != 0]
     if not failed:
         return
-    reported = [json.loads(rank.report.read_text()) for rank in failed if rank.report.is_file()]
+    reports = sorted((_read_report(rank) for rank in failed if rank.report.is_file()), key=lambda report: float(report["time"]))
+    ours = [report for report in reports if report["class"]]
     # a rank that was interrupted while another broke is not the news
-    broken = [report for report in reported if report["exit_status"] != Interrupted.exit_status]
-    if broken or len(reported) == len(failed):
-        raise _error((broken or reported)[0])
-    # the first to fail: the others ended because it was gone, or were killed by us
-    rank = min((rank for rank in failed if not rank.report.is_file()), key=lambda rank: rank.failed_at or math.inf)
-    code = rank.process.returncode
+    broken = [report for report in ours if report["exit_status"] != Interrupted.exit_status]
+    if broken or len(ours) == len(failed):
+        raise _error((broken or ours)[0])
+    # then one that a signal ended (failed_at is None when the signal was ours), then the first traceback
+    signalled = [rank for rank in failed if rank.process.returncode < 0 and rank.failed_at is not None]
+    if signalled or not reports:
+        rank = min(signalled or failed, key=lambda rank: rank.failed_at or math.inf)
+        number, code, last = rank.number, rank.process.returncode, rank.tail[-1] if rank.tail else "(none)"
+    else:
+        first = next(report for report in reports if not report["class"])
+        number, code, last = first["rank"], 1, str(first["message"]).splitlines()[0]
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
     hint = " (often: the machine ran out of memory)" if code == -signal.SIGKILL else ""
-    raise ResourceError(f"rank {rank.number} of {len(ranks)} {how}{hint}; its last line: {rank.tail[-1] if rank.tail else '(none)'}")
+    raise ResourceError(f"rank {number} of {len(ranks)} {how}{hint}; its last line: {last}")
 
 
-def _error(report: dict[str, str]) -> IberlmError:
+def _read_report(rank: _Rank) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads(rank.report.read_text())
+    return report | {"rank": rank.number}
+
+
+def _error(report: dict[str, Any]) -> IberlmError:
     kinds = {kind.__name__: kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, IberlmError)}
     kinds[Interrupted.__name__] = Interrupted
     error = kinds.get(report["class"], IberlmError)(report["message"])

@@ -11,6 +11,7 @@ import fcntl
 import functools
 import json
 import multiprocessing
+import os
 import shutil
 import subprocess
 import time
@@ -293,7 +294,7 @@ def _run_shards(function: Callable[[Any, Path], ShardResult], shards: dict[str, 
             yield name, function(shard, out)
         return
     # spawn: a fork of a process with Arrow or BLAS threads can hang
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=die_with_parent) as pool:
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=die_with_parent, initargs=(os.getpid(),)) as pool:
         futures = {pool.submit(function, shard, out): name for name, shard in shards.items()}
         try:
             for future in as_completed(futures):

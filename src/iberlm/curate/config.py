@@ -107,6 +107,12 @@ class CurateConfig(StageConfig):
 
     raw: str = place("")
     """Folder of the fetch stage."""
+    extracted: str = place("")
+    """Folder of the extraction, the first of the verb's four stages; `out` is that of the last."""
+    annotated: str = place("")
+    """Folder of the annotated documents."""
+    clusters: str = place("")
+    """Folder of the duplicate clusters."""
     extract: ExtractConfig = field(default_factory=ExtractConfig)
     annotate: AnnotateConfig = field(default_factory=AnnotateConfig)
     dedup: DedupConfig = field(default_factory=DedupConfig)

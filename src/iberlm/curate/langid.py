@@ -85,7 +85,7 @@ def identify(text: str, claim: str | None, characters: int) -> Identified:
     middle = len(text) // 2
     sample = text if len(text) <= 2 * characters else text[:characters] + "\n" + text[middle : middle + characters]
     words = split_words(sample)
-    if not words:
+    if not any(word.isalpha() for word in words):
         return Identified(UNDETERMINED, 0.0, None)
     language, score = _classifier().classify(sample)
     if language in ("es", "an", "gl", "ca") and sum(word in ASTURIAN for word in words) >= max(MIN_MARKS, MIN_ASTURIAN_SHARE * len(words)):

@@ -96,13 +96,13 @@ def duplicate_ngrams(columns: Columns, limits: Thresholds) -> Flags:
 
 
 RULES: tuple[Rule, ...] = (
-    language_score,
     too_short,
     too_long,
     duplicate_lines,
     top_ngrams,
     duplicate_ngrams,
     stop_words,
+    language_score,
     word_length,
     alpha_words,
     symbols,

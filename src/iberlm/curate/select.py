@@ -1,8 +1,8 @@
 """Select: thresholds on columns, one document a cluster, redaction, and the split. Cheap, so it can be run again and again.
 
 Order of decisions, each loss counted under its reason: `language` (not one of those asked for), the rules of `rules.py`,
-`duplicate` and `near_duplicate` (another document of the cluster that passes the rules is kept: the longest, the first
-among equals). Counted under the identified language if it is one of ours, else under what the source claimed.
+`duplicate` and `near_duplicate` (another document of the cluster and language that passes the rules is kept: the longest,
+the first among equals). Counted under the identified language if it is one of ours, else under what the source claimed.
 """
 
 from collections.abc import Iterator
@@ -112,10 +112,12 @@ def _decide(columns: dict[str, npt.NDArray[Any]], clusters: _Clusters, config: S
     claimed = np.array([tag if tag in LANGUAGES else UNDETERMINED for tag in claim], dtype=object)
     counted_as = np.where(known, language, claimed)
     passing = np.flatnonzero(reason == "")
-    order = passing[np.lexsort((passing, -columns["bytes"][passing], clusters.near[passing]))]
-    cluster = clusters.near[order]
+    # one a cluster *and language*: Valencian made from Catalan by rule is a near duplicate of it, and still Valencian
+    tags = np.unique(language, return_inverse=True)[1]
+    order = passing[np.lexsort((passing, -columns["bytes"][passing], tags[passing], clusters.near[passing]))]
+    cluster, tag_of = clusters.near[order], tags[order]
     repeats = np.zeros(len(order), dtype=bool)
-    repeats[1:] = cluster[1:] == cluster[:-1]
+    repeats[1:] = (cluster[1:] == cluster[:-1]) & (tag_of[1:] == tag_of[:-1])
     kept_exact = clusters.exact[order][~repeats]
     kept_of = np.cumsum(~repeats) - 1  # position of the kept document of the same cluster
     for position in np.flatnonzero(repeats):

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-WORD = re.compile(r"[^\W_]{1,3}['’](?=\w)|['’][^\W_]{1,2}\b|[^\W_]+(?:[·\-‧][^\W_]+)*")
+WORD = re.compile(r"\b(?:[ldsnmtcj]|qu)['’](?=\w)|['’](?:ns?|ls?|m|t|s|us)\b|[^\W_]+(?:[·\-‧][^\W_]+)*")
 _LETTER = re.compile(r"[^\W\d_]")
 _BULLETS = ("•", "-", "*", "‣", "·", "–", "▪", "●", "◦")
 _ELLIPSES = ("...", "…")

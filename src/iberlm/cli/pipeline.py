@@ -1,0 +1,113 @@
+"""`iberlm run`: the stages of a pipeline recipe in order, each in a process of its own, skipping what is complete.
+
+Whether a stage is complete is asked here, without importing torch; a stage that is not gets its resolved settings frozen
+in `RUN_DIR/configs/` and runs as `iberlm VERB --frozen FILE`: the same seam that a batch job uses.
+"""
+
+import functools
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from iberlm.core.config import StageConfig, given, one_of
+from iberlm.core.errors import DataError, IberlmError, ResourceError
+from iberlm.core.manifest import Manifest, read_manifest
+from iberlm.core.process import die_with_parent
+from iberlm.core.progress import say
+from iberlm.core.stage import WouldRunError, place, shown
+from iberlm.curate.config import CurateConfig
+from iberlm.evaluate.config import EvaluateConfig
+from iberlm.finetune.config import FinetuneConfig
+from iberlm.report.config import ReportConfig
+from iberlm.sources.config import FetchConfig
+from iberlm.tokenizer.config import TokenizeConfig, TrainTokenizerConfig
+from iberlm.train.config import PretrainConfig
+
+STAGES = ("fetch", "curate", "train_tokenizer", "tokenize", "pretrain", "evaluate", "finetune", "evaluate_finetuned", "report")
+"""Every stage a pipeline may have, in the order of the line. `evaluate_finetuned` is `evaluate` on the fine-tuned model."""
+
+
+@dataclass(kw_only=True)
+class RunConfig(StageConfig):
+    """Settings of a pipeline: which stages, and the settings of each under its name."""
+
+    stages: list[str] = place(default_factory=lambda: list(STAGES))
+    """Stages to run, in order."""
+    fetch: FetchConfig
+    curate: CurateConfig
+    train_tokenizer: TrainTokenizerConfig
+    tokenize: TokenizeConfig
+    pretrain: PretrainConfig
+    evaluate: EvaluateConfig
+    finetune: FinetuneConfig
+    evaluate_finetuned: EvaluateConfig
+    report: ReportConfig
+
+    def __post_init__(self) -> None:
+        given("stages", self.stages)
+        for index, stage in enumerate(self.stages):
+            one_of(f"stages[{index}]", stage, STAGES)
+
+
+def run_pipeline(config: RunConfig) -> Manifest:
+    """Run the stages; return the manifest of the last one. Under `dry_run` print what would run and raise `WouldRunError`."""
+    started = time.monotonic()
+    run_dir = Path(config.run_dir)
+    would_run: list[WouldRunError] = []
+    for stage in config.stages:
+        settings: StageConfig = getattr(config, stage)
+        try:
+            if _is_complete(stage, settings):
+                continue
+        except WouldRunError as plan:
+            would_run.append(plan)
+        except IberlmError:
+            if not (config.dry_run and would_run):  # under dry_run what this stage reads may be still to be made
+                raise
+        if config.dry_run:
+            say(f"{stage}: would run in {shown(Path(settings.out).absolute())}")
+            continue
+        _run_frozen(stage, settings, run_dir)
+    if config.dry_run and would_run:
+        raise WouldRunError("run", run_dir.absolute())
+    manifest = read_manifest(Path(getattr(config, config.stages[-1]).out))
+    say(f"run: all stages complete in {time.monotonic() - started:.1f} s")
+    for path in manifest.paths(suffix=".html"):
+        say(f"run: the report is {path}")
+    return manifest
+
+
+def _verb_of(stage: str) -> str:
+    return "evaluate" if stage == "evaluate_finetuned" else stage.replace("_", "-")
+
+
+def _is_complete(stage: str, settings: StageConfig) -> bool:
+    """True when the stage has a matching manifest; raises `WouldRunError` when it has not, and other errors as the stage does."""
+    from iberlm.cli.verbs import VERBS
+
+    before = settings.dry_run
+    settings.dry_run = True
+    try:
+        VERBS[_verb_of(stage)].function(settings)
+    finally:
+        settings.dry_run = before
+    return True
+
+
+def _run_frozen(stage: str, settings: StageConfig, run_dir: Path) -> None:
+    from iberlm.cli.hydra_app import freeze
+
+    path = run_dir / "configs" / f"{stage}.yaml"
+    freeze(settings, path)
+    command = [sys.executable, "-m", "iberlm", _verb_of(stage), "--frozen", str(path)]
+    status = subprocess.run(command, preexec_fn=functools.partial(die_with_parent, os.getpid()), check=False).returncode  # noqa: PLW1509  # no threads run here
+    if status < 0:
+        raise ResourceError(f"{stage}: its process was ended by signal {-status}, most often for lack of memory; run the same command again to go on")
+    if status > 0:
+        error = DataError(f"the pipeline stopped at '{stage}'; mend what is said above and run the same command again: finished stages are skipped")
+        error.exit_status = status
+        raise error
+
