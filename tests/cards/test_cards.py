@@ -197,7 +197,18 @@ def test_crawled_card_needs_its_list_of_domains(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "- a\n- b\n", "name: [\n", "name: a\nname: b\n", "a: &a [*a]\n", "\x00", "b: !!python/object:os.system {}\n", "a: 'x\n", "? [1, 2]\n: 3\n", "a: 2020-13-45\n"],
+    [
+        "",
+        "- a\n- b\n",
+        "name: [\n",
+        "name: a\nname: b\n",
+        "a: &a [*a]\n",
+        "\x00",
+        "b: !!python/object:os.system {}\n",
+        "a: 'x\n",
+        "? [1, 2]\n: 3\n",
+        "a: 2020-13-45\n",
+    ],
 )
 def test_malformed_yaml_is_a_problem_not_a_crash(tmp_path: Path, text: str) -> None:
     path = tmp_path / "bad.yaml"

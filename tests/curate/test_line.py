@@ -85,7 +85,8 @@ def test_valencian_made_from_catalan_is_no_duplicate_of_it(tmp_path: Path) -> No
     nouns = "riu pont molí carrer església camí poble vaixell port jardí tren llibre mercat bosc taller".split()
     verbs = "travessa recorda espera mira cuida pinta busca visita celebra escolta prepara troba guarda".split()
     generator = random.Random(3)
-    body = " ".join(f"El {generator.choice(nouns)} vell {generator.choice(verbs)} un {generator.choice(nouns)} amb els {generator.choice(nouns)}s." for _ in range(80))
+    words = [*nouns, *verbs, *"el la un amb els per que molt sempre sota vell gran bonic trist lluny ara llavors ningú gairebé encara també".split()]
+    body = ". ".join(" ".join(generator.choices(words, k=7)) for _ in range(40)) + "."
     documents = [document(0, f"{body} Aquest és el seu nen, avui.", "ca"), document(1, f"{body} Este és el seu xiquet, hui.", "ca-valencia")]
     manifest = line(tmp_path, documents, languages=["ca", "ca-valencia"])
     assert manifest.counts.kept == {"ca": 1, "ca-valencia": 1}

@@ -27,7 +27,9 @@ def validate(paths: Sequence[Path] = (), *, today: date | None = None) -> int:
         problems += check_card(path, today=today, files=True)[1]
     if not paths:
         problems += [
-            Problem(places[-1], 1, "name", f"'{name}' is the name of {places[0]} too", "rename one of the two") for name, places in card_paths().items() if len(places) > 1
+            Problem(places[-1], 1, "name", f"'{name}' is the name of {places[0]} too", "rename one of the two")
+            for name, places in card_paths().items()
+            if len(places) > 1
         ]
     errors = [problem for problem in problems if not problem.warning]
     for problem in errors:

@@ -30,7 +30,10 @@ def problem_of(expression: str) -> tuple[str, str] | None:
     unknown = [str(symbol) for symbol in _licensing().unknown_license_keys(parsed)]
     if unknown:
         meant = _close(unknown[0])
-        return f"'{unknown[0]}' is not an SPDX licence", f"did you mean {meant}?" if meant else "choose one from https://spdx.org/licenses/ or a LicenseRef-NAME"
+        return (
+            f"'{unknown[0]}' is not an SPDX licence",
+            f"did you mean {meant}?" if meant else "choose one from https://spdx.org/licenses/ or a LicenseRef-NAME",
+        )
     canonical = str(parsed)
     if OWN_LICENCE.search(expression) is None and canonical != " ".join(expression.split()):
         return f"'{expression}' is not the SPDX spelling", f"did you mean {canonical}?"

@@ -91,7 +91,9 @@ def require(name: str, use: str, *, today: date | None = None) -> Card:
     path = find_card(name)
     card = load_card(path, today=today)
     if use not in card.permitted_uses:
-        raise CardError(f"card '{name}' does not permit '{use}': its permitted uses are {', '.join(card.permitted_uses)} ({path}); take it out or use another data set")
+        raise CardError(
+            f"card '{name}' does not permit '{use}': its permitted uses are {', '.join(card.permitted_uses)} ({path}); take it out or use another data set"
+        )
     return card
 
 
@@ -110,7 +112,9 @@ def _read_yaml(path: Path) -> tuple[CommentedMap | None, list[Problem]]:
         return None, [Problem(path, 1, "card", f"is not UTF-8 (byte {error.start})", "save it as UTF-8")]
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        return None, [Problem(path, line, "card", f"is not valid YAML: {error.problem or error.context}", "mend the syntax; a value with ': ' or '#' needs quotes")]
+        return None, [
+            Problem(path, line, "card", f"is not valid YAML: {error.problem or error.context}", "mend the syntax; a value with ': ' or '#' needs quotes")
+        ]
     except (YAMLError, ValueError, RecursionError) as error:
         return None, [Problem(path, 1, "card", f"is not valid YAML: {str(error).splitlines()[0] if str(error) else type(error).__name__}", "mend the syntax")]
     if not isinstance(tree, CommentedMap):
@@ -160,7 +164,7 @@ def _explain(location: Location, detail: Any) -> tuple[str, str]:
     """A pydantic error in the words of the card: problem and mend."""
     kind, value = detail["type"], detail["input"]
     description, keys = _field_of(location)
-    mend = f"write {description}" if description else "see docs/reference/data-card.md"
+    mend = f"write {description}" if description else "compare with the cards that come with IberLM"
     if kind == "missing" or value is None:
         return "is missing", f"add {description}" if description else f"add `{location[-1]}`"
     if kind == "extra_forbidden":
@@ -196,8 +200,12 @@ def _check_files(path: Path, tree: CommentedMap, card: Card) -> list[Problem]:
         size = local.stat().st_size
         if size != entry.bytes:
             location: Location = ("files", position, "bytes")
-            problems.append(Problem(path, _line(tree, location), spell(location), f"{entry.bytes}, but {local} has {size}", "fetch the file again or update the card"))
+            problems.append(
+                Problem(path, _line(tree, location), spell(location), f"{entry.bytes}, but {local} has {size}", "fetch the file again or update the card")
+            )
         elif (actual := sha256_file(local)) != entry.sha256:
             location = ("files", position, "sha256")
-            problems.append(Problem(path, _line(tree, location), spell(location), f"checksum mismatch: {local} has {actual}", "fetch the file again or update the card"))
+            problems.append(
+                Problem(path, _line(tree, location), spell(location), f"checksum mismatch: {local} has {actual}", "fetch the file again or update the card")
+            )
     return problems

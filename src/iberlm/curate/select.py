@@ -118,11 +118,12 @@ def _decide(columns: dict[str, npt.NDArray[Any]], clusters: _Clusters, config: S
     cluster, tag_of = clusters.near[order], tags[order]
     repeats = np.zeros(len(order), dtype=bool)
     repeats[1:] = (cluster[1:] == cluster[:-1]) & (tag_of[1:] == tag_of[:-1])
-    kept_exact = clusters.exact[order][~repeats]
-    kept_of = np.cumsum(~repeats) - 1  # position of the kept document of the same cluster
-    for position in np.flatnonzero(repeats):
-        row = order[position]
-        reason[row] = DUPLICATE if clusters.exact[row] == kept_exact[kept_of[position]] else NEAR_DUPLICATE
+    seen: set[tuple[int, int]] = set()
+    for row, repeated in zip(order.tolist(), repeats.tolist(), strict=True):
+        text = (int(clusters.exact[row]), int(tags[row]))
+        if repeated:
+            reason[row] = DUPLICATE if text in seen else NEAR_DUPLICATE
+        seen.add(text)
     return _Verdicts(reason, counted_as)
 
 

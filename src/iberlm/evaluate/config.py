@@ -1,0 +1,94 @@
+"""Settings of `iberlm evaluate`."""
+
+import difflib
+import re
+from dataclasses import dataclass, field
+
+from iberlm.core.config import StageConfig, at_least, given, one_of
+from iberlm.core.errors import ConfigError
+from iberlm.core.languages import LANGUAGES, check_language
+from iberlm.core.stage import place
+from iberlm.evaluate.suite import BITS_PER_BYTE, families
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass(kw_only=True)
+class SuiteConfig:
+    """What is asked (`suite=`): families of our own tasks in languages, and tasks that lm-eval brings."""
+
+    name: str = "sample"
+    tasks: list[str] = field(default_factory=lambda: ["minimal_pairs", "reading", BITS_PER_BYTE])
+    """Families: the files `eval/LANG/FAMILY_LANG.yaml`."""
+    languages: list[str] = field(default_factory=lambda: list(LANGUAGES))
+    """BCP 47 tags."""
+    upstream: dict[str, list[str]] = field(default_factory=dict)
+    """Names of lm-eval's own tasks by language, e.g. {eu: [belebele_eus_Latn]}; their data sets must be in the local cache.
+    With any, start-up takes some 15 s longer, in which lm-eval reads all its task files."""
+
+    def __post_init__(self) -> None:
+        if not self.tasks and not self.upstream:
+            raise ConfigError("suite: has neither tasks nor upstream tasks")
+        known = families()
+        for name in self.tasks:
+            _check_family(name, known)
+        for key, tags in (("suite.languages", self.languages), ("suite.upstream", list(self.upstream))):
+            for tag in tags:
+                check_language(tag, key)
+        if self.tasks:
+            given("suite.languages", self.languages)
+        upstream = [name for names in self.upstream.values() for name in names]
+        for key, values in (("suite.tasks", self.tasks), ("suite.languages", self.languages), ("suite.upstream", upstream)):
+            if repeated := sorted({value for value in values if values.count(value) > 1}):
+                raise ConfigError(f"{key}: '{repeated[0]}' is listed twice")
+
+
+@dataclass(kw_only=True)
+class EvaluateConfig(StageConfig):
+    """Settings of the stage `evaluate`.
+
+    The model and the validation documents are places: what decides is the content of their files.
+    """
+
+    model: str = place("")
+    """Hugging Face model folder (safetensors, config.json, tokenizer files)."""
+    validation: str = place("")
+    """Folder with `validation.LANGSAFE.parquet` (or `documents/validation.LANGSAFE.parquet`); for `bits_per_byte`."""
+    suite: SuiteConfig = field(default_factory=SuiteConfig)
+    num_fewshot: int = 0
+    """Solved examples before each question; tasks that allow none keep none."""
+    limit: int = 0
+    """Items a task, for trying things out; 0 means all."""
+    batch_size: int = 16
+    """Sequences a forward pass. It is part of the result: padding changes the last digits of a likelihood."""
+    device: str = place("auto")
+    """auto, cpu, cuda, cuda:N, or `spread`: one model over all the GPUs that are visible."""
+    dtype: str = "auto"
+    """Type of the weights; auto is the type that the model folder names."""
+    seed: int = 1234
+    """Of the choice of solved examples (the default is lm-eval's)."""
+    chat_template: bool = False
+    """Put questions in the model's chat template; tasks that score raw text never are."""
+
+    def __post_init__(self) -> None:
+        given("model", self.model)
+        at_least("num_fewshot", self.num_fewshot, 0)
+        at_least("limit", self.limit, 0)
+        at_least("batch_size", self.batch_size, 1)
+        one_of("dtype", self.dtype, DTYPES)
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|spread", self.device):
+            raise ConfigError(f"device: unknown value '{self.device}'; choose among auto, cpu, cuda, cuda:N, spread")
+        if BITS_PER_BYTE in self.suite.tasks and not self.validation:
+            raise ConfigError(f"validation: must be given for the task '{BITS_PER_BYTE}': the 'curate' folder of a run")
+
+
+def _check_family(name: str, known: dict[str, list[str]]) -> None:
+    if name in known:
+        return
+    choices = f"choose among {', '.join(known)}"
+    close = difflib.get_close_matches(name, known, 3, 0.5)
+    matches = " or ".join(f"'{match}'" for match in close)
+    hint = f"did you mean {matches}?" if close else choices
+    if any(name.startswith(f"{family}_") for family in known):
+        hint = f"name the family and give suite.languages; {choices}"
+    raise ConfigError(f"suite.tasks: unknown task '{name}'; {hint} (tasks of lm-eval itself go under suite.upstream)")

@@ -1,0 +1,60 @@
+"""Load a model folder for scoring: safetensors only, no code from the folder, every weight found."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from iberlm.core.errors import ConfigError, DataError, ResourceError
+from iberlm.evaluate.config import EvaluateConfig
+
+SPREAD = "spread"
+
+
+def load_model(config: EvaluateConfig) -> tuple[Any, Any]:
+    """The causal language model on its device and its tokenizer.
+
+    Raises `DataError` when the folder cannot be loaded, lacks weights or has a tokenizer larger than its embeddings,
+    `ConfigError` for a device that is not there or a chat template that is missing, `ResourceError` when memory is short.
+    """
+    folder = Path(config.model).absolute()
+    device = pick_device(config.device)
+    offline = {"local_files_only": True, "trust_remote_code": False}
+    placement = {"device_map": "auto"} if device == SPREAD else {}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), **offline)
+        model, report = AutoModelForCausalLM.from_pretrained(
+            str(folder), dtype=config.dtype, use_safetensors=True, output_loading_info=True, **placement, **offline
+        )
+        model = model if placement else model.to(device)
+    except torch.OutOfMemoryError as error:
+        raise ResourceError(f"{folder}: the model does not fit on {device} ({error}); try dtype=bfloat16 or device=spread") from error
+    except Exception as error:  # damaged files raise as many kinds of errors as there are formats
+        raise DataError(f"{folder}: cannot be loaded as a model ({type(error).__name__}: {error})") from error
+    _check(config, folder, model, tokenizer, report)
+    return model.eval(), tokenizer
+
+
+def pick_device(name: str) -> str:
+    """`auto` resolved; raises `ConfigError` when a GPU is asked for that is not there."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    index = int(name.partition(":")[2] or 0)
+    if name.startswith("cuda") and index >= torch.cuda.device_count():
+        raise ConfigError(f"device: there is no '{name}' here ({torch.cuda.device_count()} GPUs are visible); use device=auto or cpu")
+    return name
+
+
+def _check(config: EvaluateConfig, folder: Path, model: Any, tokenizer: Any, report: dict[str, Any]) -> None:
+    # transformers fills missing weights with random numbers and only warns
+    absent = sorted(str(key) for key in report.get("missing_keys", ())) + sorted(str(key) for key in report.get("mismatched_keys", ()))
+    if absent:
+        raise DataError(f"{folder}: {len(absent)} weights are missing or have another shape than config.json says ({', '.join(absent[:3])})")
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise DataError(f"{folder}: its tokenizer has {len(tokenizer)} tokens and its embeddings {rows} rows; they do not belong together")
+    if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
+        raise DataError(f"{folder}: its tokenizer has neither a BOS nor an EOS token, so the first token of a text has nothing to follow")
+    if config.chat_template and not tokenizer.chat_template:
+        raise ConfigError(f"chat_template: the tokenizer of {folder} has none; use chat_template=false for a base model")

@@ -1,0 +1,94 @@
+"""The `finetune` stage: conversations and a model folder -> a model folder that answers.
+
+This module stays light, because `iberlm run` imports it to see whether the stage is complete. What needs torch is in
+`worker`, which runs here for one rank and in processes of its own for more.
+"""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from iberlm.cards import require
+from iberlm.core.errors import ConfigError, DataError
+from iberlm.core.files import sha256_file, write_json
+from iberlm.core.manifest import Manifest
+from iberlm.core.progress import say
+from iberlm.core.ranks import run_ranks
+from iberlm.core.stage import Record, run_stage
+from iberlm.finetune.config import FinetuneConfig
+from iberlm.finetune.data import data_files, fingerprint
+
+STAGE, VERSION = "finetune", 1
+WORK, CHECKPOINTS = ".work", "checkpoints"
+"""Folders below the stage's own that live only while it runs."""
+
+
+def run(config: FinetuneConfig, inputs: list[Manifest], out: Path) -> Manifest:
+    """Fine-tune the `model/` of the one input (a pretrain or finetune stage), or the folder `config.model` without any.
+
+    Writes `model/` (a Hugging Face folder with its chat template), `adapter/` for LoRA, `metrics.jsonl` (a line a step)
+    and `samples.json`. An interrupted run goes on from its newest checkpoint and ends in the same bytes. Raises
+    `CardError` when the card does not permit 'sft', `DataError` when no row is left, `ConfigError` for wrong settings.
+    """
+    require(config.data.card, "sft")
+    files = data_files(config.data)
+    base = base_folder(config, inputs)
+    outside = {"data": fingerprint(files), "model": [] if inputs else _model_fingerprint(base)}
+
+    def body(config: FinetuneConfig, inputs: list[Manifest], out: Path, record: Record) -> None:
+        _finetune(config, base, files, out, record)
+
+    return run_stage(STAGE, VERSION, body, config, inputs, out, fingerprint=outside, resumable=True)
+
+
+def base_folder(config: FinetuneConfig, inputs: list[Manifest]) -> Path:
+    """The Hugging Face folder to begin from."""
+    if config.model and inputs:
+        raise ConfigError(f"model: '{config.model}' is given, but so is the stage in {inputs[0].folder}; use one of them")
+    if inputs:
+        if not inputs[0].paths("model/"):
+            raise DataError(f"{inputs[0].folder}: its '{inputs[0].stage}' stage wrote no model/; choose a folder of pretrain or finetune")
+        return inputs[0].folder / "model"
+    if not config.model:
+        raise ConfigError("model: no base model: give `base` (the folder of a pretrain stage) or `model` (a Hugging Face folder)")
+    folder = Path(config.model).absolute()
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"model: '{config.model}' is not a Hugging Face model folder: it has no config.json")
+    if not any(folder.glob("*.safetensors")):
+        raise ConfigError(f"model: '{config.model}' has no *.safetensors; other formats of weights can carry code and are not read")
+    return folder
+
+
+def _model_fingerprint(folder: Path) -> list[list[str]]:
+    wanted = (".safetensors", ".json", ".jinja", ".model")
+    return [[path.name, sha256_file(path)] for path in sorted(folder.iterdir()) if path.is_file() and path.name.endswith(wanted)]
+
+
+def _finetune(config: FinetuneConfig, base: Path, files: list[Path], out: Path, record: Record) -> None:
+    from iberlm.finetune import worker
+    from iberlm.finetune.prepare import prepare
+
+    card = require(config.data.card, "sft")
+    record.cards[config.data.card] = card.licence.spdx
+    for name in ("model", "adapter", WORK):  # unfinished ones of an interrupted run; its checkpoints stay
+        shutil.rmtree(out / name, ignore_errors=True)
+    work = out / WORK
+    work.mkdir()
+    prepared = prepare(config, base, files, work, record.counts)
+    plan = {"base": str(base), "out": str(out), "sequence_length": prepared.metrics["sequence_length"], "chat": dataclasses.asdict(prepared.chat)}
+    write_json(work / worker.PLAN, plan | {"config": dataclasses.asdict(config)})
+    if config.cluster.processes > 1:
+        run_ranks(worker.__name__, [str(work / worker.PLAN)], config.cluster.processes)
+    else:
+        worker.main([str(work / worker.PLAN)])
+    result: dict[str, Any] = json.loads((work / worker.RESULT).read_text(encoding="utf-8"))
+    record.metrics |= prepared.metrics | result
+    shutil.rmtree(work)
+    shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+    for folder in ("model", "adapter"):
+        record.output_tree(out / folder)
+    for name in ("metrics.jsonl", "samples.json"):
+        record.output(out / name)
+    say(f"{STAGE}: {prepared.metrics['examples']} conversations, training loss {result['train_loss']['first']:.3f} -> {result['train_loss']['last']:.3f}")

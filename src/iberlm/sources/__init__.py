@@ -1,0 +1,1 @@
+"""Where raw files come from: the embedded sample, local paths, Hugging Face data sets, Debian packages."""

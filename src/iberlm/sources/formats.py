@@ -1,0 +1,79 @@
+"""Which format a raw file has: by its name, else by its first bytes."""
+
+import zlib
+from pathlib import Path
+
+import pyarrow as pa
+
+from iberlm.core.errors import DataError
+
+BY_SUFFIX = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
+    ".txt": "text",
+    ".text": "text",
+    ".md": "text",
+    ".html": "html",
+    ".htm": "html",
+    ".xhtml": "html",
+    ".mo": "gettext",
+    ".po": "gettext",
+    ".docbook": "docbook",
+    ".dbk": "docbook",
+    ".page": "docbook",
+    ".xml": "docbook",
+}
+_COMPRESSED = (".gz", ".zst")
+_HEAD_BYTES = 4096
+
+
+def format_of(path: Path, name: str = "") -> str:
+    """Format of a file; raises `DataError` when neither its name nor its content tells."""
+    suffixes = Path(name or path.name).suffixes
+    while suffixes and suffixes[-1].lower() in _COMPRESSED:
+        suffixes.pop()
+    if suffixes and (known := BY_SUFFIX.get(suffixes[-1].lower())):
+        return known
+    if found := _sniff(_head(path)):
+        return found
+    raise DataError(f"{path}: neither its name nor its content tells its format; set `format` of the source, or leave the file out of `path`")
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        head = stream.read(_HEAD_BYTES)
+    try:
+        if path.suffix.lower() == ".gz":
+            return zlib.decompressobj(wbits=31).decompress(head, _HEAD_BYTES)
+        if path.suffix.lower() == ".zst":
+            return bytes(pa.CompressedInputStream(str(path), "zstd").read(_HEAD_BYTES))
+    except (zlib.error, OSError):
+        return b""
+    return head
+
+
+def _sniff(head: bytes) -> str | None:
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:64].lower()
+    if head.startswith(b"PAR1"):
+        return "parquet"
+    if head[:4] in (b"\xde\x12\x04\x95", b"\x95\x04\x12\xde"):
+        return "gettext"
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "html"
+    if start.startswith(b"<?xml"):
+        return "html" if b"<html" in head.lower() else "docbook"
+    if start.startswith(b"{"):
+        return "jsonl"
+    if start and b"\0" not in head and _is_text(head):
+        return "text"
+    return None
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return error.start >= len(head) - 3  # a character cut by the end of the head
+    return True

@@ -1,0 +1,1 @@
+"""Tokenizer: train it, measure it, and turn documents into a token store."""

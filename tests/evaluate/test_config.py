@@ -1,0 +1,71 @@
+"""Settings are refused with the key, the value and what would do."""
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from iberlm.core.errors import ConfigError
+from iberlm.core.resources import resource_dir
+from iberlm.evaluate.config import EvaluateConfig, SuiteConfig
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tasks": ["readin"]}, r"suite\.tasks: unknown task 'readin'; did you mean 'reading'\?"),
+        ({"tasks": ["xyzzy"]}, r"unknown task 'xyzzy'; choose among bits_per_byte, minimal_pairs, reading"),
+        ({"tasks": ["reading_es"]}, r"unknown task 'reading_es'; name the family and give suite\.languages"),
+        ({"tasks": ["reading", "reading"]}, r"suite\.tasks: 'reading' is listed twice"),
+        ({"tasks": []}, "neither tasks nor upstream tasks"),
+        ({"languages": []}, r"suite\.languages: must be given"),
+        ({"languages": ["val"]}, r"suite\.languages: unknown language 'val'.*ca-valencia"),
+        ({"upstream": {"ca_valencia": ["xnli_va"]}}, r"suite\.upstream: unknown language 'ca_valencia'"),
+    ],
+)
+def test_a_suite_that_cannot_be_asked_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SuiteConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model": ""}, "model: must be given"),
+        ({"validation": ""}, "validation: must be given for the task 'bits_per_byte'"),
+        ({"limit": -1}, "limit: -1 is too small"),
+        ({"num_fewshot": -1}, "num_fewshot: -1 is too small"),
+        ({"batch_size": 0}, "batch_size: 0 is too small"),
+        ({"dtype": "fp8"}, "dtype: unknown value 'fp8'; choose among auto, float32, bfloat16, float16"),
+        ({"device": "tpu"}, "device: unknown value 'tpu'; choose among auto, cpu, cuda, cuda:N, spread"),
+    ],
+)
+def test_a_wrong_setting_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        EvaluateConfig(**({"model": "model", "validation": "curate"} | settings))
+
+
+def test_every_suite_recipe_makes_settings() -> None:
+    recipes = sorted((resource_dir("recipes") / "suite").glob("*.yaml"))
+    assert recipes
+    for path in recipes:
+        merged = OmegaConf.merge(OmegaConf.structured(EvaluateConfig), {"model": "m", "validation": "v", "suite": OmegaConf.load(path)})
+        config = OmegaConf.to_object(merged)
+        assert isinstance(config, EvaluateConfig)
+        assert config.suite.name == path.stem
+    override = OmegaConf.from_dotlist(["model=m", "suite.tasks=[reading]", "suite.upstream={ca-valencia: [xnli_va]}", "validation=v"])
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(EvaluateConfig), override))
+    assert isinstance(config, EvaluateConfig)
+    assert config.suite.upstream == {"ca-valencia": ["xnli_va"]}
+
+
+def test_validation_documents_are_not_asked_for_where_no_task_needs_them() -> None:
+    assert EvaluateConfig(model="model", suite=SuiteConfig(tasks=["reading"])).validation == ""
+
+
+def test_neither_the_settings_nor_the_stage_import_torch_or_the_harness() -> None:
+    code = "import sys, iberlm.evaluate.evaluate; print([name for name in ('torch', 'lm_eval', 'transformers', 'datasets', 'pyarrow') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

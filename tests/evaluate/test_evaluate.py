@@ -1,0 +1,392 @@
+"""The stage on a tiny model: its files, its agreement with plain lm_eval and with torch, and what it refuses."""
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from lm_eval.tasks import TaskManager
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from iberlm.core.errors import ConfigError, DataError
+from iberlm.core.languages import LANGUAGES
+from iberlm.core.manifest import Manifest
+from iberlm.core.resources import resource_dir
+from iberlm.core.stage import WouldRunError
+from iberlm.evaluate.config import EvaluateConfig, SuiteConfig
+from iberlm.evaluate.evaluate import run
+from iberlm.evaluate.results import Scored, metric_rows, ratio_stderr
+from iberlm.evaluate.suite import SuiteTask
+from tests.evaluate.tiny import CONTEXT_TOKENS, sample_texts, write_model, write_validation
+
+FAMILIES = ["minimal_pairs", "reading", "bits_per_byte"]
+
+
+def settings(model: Path, validation: Path, **changes: Any) -> EvaluateConfig:
+    return EvaluateConfig(model=str(model), validation=str(validation), **changes)
+
+
+def rows(manifest: Manifest, name: str = "results.parquet") -> list[dict[str, Any]]:
+    return pq.read_table(manifest.path(name)).to_pylist()
+
+
+@pytest.fixture(scope="module")
+def evaluated(model: Path, validation: Path, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """The sample suite in all languages."""
+    return run(settings(model, validation), [], tmp_path_factory.mktemp("run") / "evaluate")
+
+
+def test_a_suite_fills_the_table_of_families_by_languages(evaluated: Manifest) -> None:
+    table = json.loads(evaluated.path("table.json").read_text())
+    assert evaluated.metrics == table
+    assert sorted(table) == sorted(FAMILIES)
+    for family, chance, size in (("minimal_pairs", 0.5, 40), ("reading", 0.25, 20)):
+        assert sorted(table[family]) == sorted(LANGUAGES)
+        for cell in table[family].values():
+            assert cell["chance"] == chance
+            assert cell["n"] >= size
+            assert 0 <= cell["value"] <= 1
+            assert cell["stderr"] == pytest.approx(math.sqrt(cell["value"] * (1 - cell["value"]) / (cell["n"] - 1)))
+    assert {cell["metric"] for cell in table["reading"].values()} == {"acc_norm"}
+    assert {cell["metric"] for cell in table["minimal_pairs"].values()} == {"acc"}
+    for cell in table["bits_per_byte"].values():
+        assert cell["n"] == 3
+        assert cell["chance"] is None
+        assert cell["stderr"] > 0
+
+
+def test_each_row_of_the_result_store_says_what_it_is(evaluated: Manifest, model: Path) -> None:
+    results = rows(evaluated)
+    assert len(results) == len(LANGUAGES) * 5  # acc and acc_norm twice, bits_per_byte once
+    assert all(row["stderr"] is not None for row in results)
+    for row in results:
+        assert (row["suite"], row["model"], row["version"], row["num_fewshot"], row["limit"]) == ("sample", str(model), "1.0", 0, 0)
+        assert (row["dtype"], row["device"], row["batch_size"], row["chat_template"]) == ("float32", "cpu", 16, False)
+        assert len(row["weights"]) == len(row["prompt_hash"]) == 64
+        assert row["lm_eval"]
+        assert row["transformers"]
+        assert row["torch"]
+        assert row["higher_is_better"] == (row["metric"] != "bits_per_byte")
+    assert [row["metric"] for row in results if row["primary"]] == ["acc"] * 5 + ["acc_norm"] * 5 + ["bits_per_byte"] * 5
+    assert len({row["prompt_hash"] for row in results if row["primary"]}) == 15
+
+
+def test_items_add_up_to_the_results(evaluated: Manifest) -> None:
+    items = rows(evaluated, "items.parquet")
+    for row in (row for row in rows(evaluated) if row["primary"]):
+        own = [item for item in items if item["task"] == row["task"]]
+        assert len(own) == row["n"]
+        assert sum(item["score"] * item["weight"] for item in own) / sum(item["weight"] for item in own) == pytest.approx(row["value"], abs=1e-12)
+        for item in own:
+            assert item["id"]
+            if row["family"] == "bits_per_byte":
+                assert item["correct"] is None
+            else:
+                assert item["correct"] == (item["prediction"] == item["target"]) == bool(item["score"])
+                assert len(json.loads(item["loglikelihoods"])) == {"minimal_pairs": 2, "reading": 4}[row["family"]]
+
+
+def test_a_second_run_is_skipped_and_other_settings_or_weights_are_not(
+    model: Path, validation: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = shutil.copytree(model, tmp_path / "model")
+    suite = SuiteConfig(tasks=["reading"], languages=["es"])
+    first = run(settings(own, validation, suite=suite, limit=2), [], tmp_path / "out")
+    before = first.path("results.parquet").stat().st_mtime_ns
+    moved = own.rename(tmp_path / "moved")
+    again = run(settings(moved, validation, suite=suite, limit=2), [], tmp_path / "out")
+    assert "complete, skipped" in capsys.readouterr().err
+    assert again.path("results.parquet").stat().st_mtime_ns == before
+    assert run(settings(moved, validation, suite=suite, limit=3), [], tmp_path / "out").metrics["reading"]["es"]["n"] == 3
+    weights = load_file(moved / "model.safetensors")
+    weights["lm_head.weight"] *= 2
+    save_file(weights, moved / "model.safetensors", metadata={"format": "pt"})
+    assert run(settings(moved, validation, suite=suite, limit=3), [], tmp_path / "out").key != again.key
+
+
+def test_a_dry_run_before_the_model_is_there_says_that_it_would_run(tmp_path: Path) -> None:
+    with pytest.raises(WouldRunError):
+        run(settings(tmp_path / "model", tmp_path / "curate", dry_run=True), [], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def reference_bits_per_byte(folder: Path, texts: list[str]) -> float:
+    """The documented formula, one window at a time."""
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    bits = 0.0
+    for text in texts:
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        known = [tokenizer.bos_token_id, *ids]
+        for start in range(0, len(ids), CONTEXT_TOKENS):
+            targets = ids[start : start + CONTEXT_TOKENS]
+            window = known[start : start + len(targets)]
+            if start and len(targets) < CONTEXT_TOKENS:  # the last window reaches back to a full context
+                window = known[start + len(targets) - CONTEXT_TOKENS : start + len(targets)]
+            with torch.no_grad():
+                logp = model(torch.tensor([window])).logits[0].double().log_softmax(-1)[-len(targets) :]
+            bits -= float(logp.gather(1, torch.tensor(targets)[:, None]).sum()) / math.log(2)
+    return bits / sum(len(text.encode()) for text in texts)
+
+
+def test_bits_per_byte_is_what_torch_computes_for_documents_within_and_beyond_the_context(evaluated: Manifest, model: Path, validation: Path) -> None:
+    texts = pq.read_table(validation / "documents" / "validation.eu.parquet")["text"].to_pylist()
+    lengths = [len(ids) for ids in AutoTokenizer.from_pretrained(model)(texts)["input_ids"]]
+    assert min(lengths) < CONTEXT_TOKENS < 2 * CONTEXT_TOKENS < max(lengths)
+    assert evaluated.metrics["bits_per_byte"]["eu"]["value"] == pytest.approx(reference_bits_per_byte(model, texts), rel=1e-6)
+
+
+def test_plain_lm_eval_on_the_same_files_gives_the_same_numbers(plain_model: Path, validation: Path, tmp_path: Path) -> None:
+    suite = SuiteConfig(languages=["ca-valencia"])
+    ours = run(settings(plain_model, validation, suite=suite), [], tmp_path / "evaluate")
+    (tmp_path / "elsewhere").mkdir()
+    command = [
+        sys.executable,
+        "-m",
+        "lm_eval",
+        "run",
+        "--model",
+        "hf",
+        "--model_args",
+        f"pretrained={plain_model}",
+        "--include_path",
+        str(resource_dir("eval")),
+    ]
+    command += ["--tasks", "iberlm_ca_valencia", "--device", "cpu", "--batch_size", "16", "--output_path", str(tmp_path / "plain.json")]
+    environment = os.environ | {"IBERLM_VALIDATION": str(validation), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path / "elsewhere", env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (written,) = tmp_path.rglob("plain*.json")
+    plain = json.loads(written.read_text())["results"]
+    for row in rows(ours):
+        assert plain[row["task"]][f"{row['metric']},none"] == pytest.approx(row["value"], abs=1e-6), row["task"]
+
+
+def test_no_connection_is_tried_even_where_nothing_is_set_offline(model: Path, validation: Path, tmp_path: Path) -> None:
+    code = """
+import sys, pathlib
+tried = []
+sys.addaudithook(lambda event, details: tried.append((event, details)) if event in ("socket.connect", "socket.getaddrinfo") else None)
+import datasets, transformers
+assert not datasets.config.HF_HUB_OFFLINE
+from iberlm.evaluate.config import EvaluateConfig, SuiteConfig
+from iberlm.evaluate.evaluate import run
+model, validation, out = sys.argv[1:]
+run(EvaluateConfig(model=model, validation=validation, suite=SuiteConfig(languages=["gl"]), limit=2), [], pathlib.Path(out))
+assert not datasets.config.HF_HUB_OFFLINE
+print(tried)
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_OFFLINE")} | {
+        "HF_HOME": str(tmp_path / "home"),
+        "OMP_NUM_THREADS": "1",
+    }
+    environment |= {"WORLD_SIZE": "4", "RANK": "0", "MASTER_ADDR": "192.0.2.1", "MASTER_PORT": "29500"}  # as in a Slurm job: no other ranks are waited for
+    command = [sys.executable, "-c", code, str(model), str(validation), str(tmp_path / "out")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "Running loglikelihood requests" not in done.stderr
+
+
+def test_a_language_without_validation_documents_has_no_cell(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    curated = write_validation(tmp_path / "curate", {"es": sample_texts("es")[:2], "eu": [], "gl": [""]})
+    suite = SuiteConfig(tasks=["bits_per_byte"], languages=["es", "ca", "eu", "gl"])
+    manifest = run(settings(model, curated, suite=suite), [], tmp_path / "out")
+    assert list(manifest.metrics["bits_per_byte"]) == ["es"]
+    shown = capsys.readouterr()
+    for language in ("ca", "eu", "gl"):
+        assert f"no validation documents in {language}" in shown.err
+    assert {row["language"] for row in rows(manifest)} == {"es"}
+
+
+def test_the_table_is_printed_by_language_with_notes_below(model: Path, validation: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = run(settings(model, validation, limit=4, suite=SuiteConfig(tasks=["reading"], languages=["gl", "es"])), [], tmp_path / "out")
+    header, row, *notes = capsys.readouterr().out.splitlines()
+    assert header.split() == ["task", "metric", "chance", "es", "gl"]
+    assert row.split()[:3] == ["reading", "acc_norm", "0.25"]
+    assert f"{manifest.metrics['reading']['es']['value']:.3f}" in row
+    assert sorted(notes) == sorted(f"* reading, {tag}: {cell['note']}" for tag, cell in manifest.metrics["reading"].items() if cell["note"])
+
+
+def test_a_model_that_knows_nothing_needs_the_logarithm_of_the_vocabulary_a_token(model: Path, validation: Path, tmp_path: Path) -> None:
+    blank = shutil.copytree(model, tmp_path / "model")
+    weights = load_file(blank / "model.safetensors")
+    weights["lm_head.weight"].zero_()
+    save_file(weights, blank / "model.safetensors", metadata={"format": "pt"})
+    suite = SuiteConfig(tasks=["bits_per_byte"], languages=["es"])
+    texts = pq.read_table(validation / "documents" / "validation.es.parquet")["text"].to_pylist()
+    tokens = sum(len(AutoTokenizer.from_pretrained(blank).encode(text, add_special_tokens=False)) for text in texts)
+    uniform = tokens * math.log2(384) / sum(len(text.encode()) for text in texts)
+    assert run(settings(blank, validation, suite=suite), [], tmp_path / "out").metrics["bits_per_byte"]["es"]["value"] == pytest.approx(uniform, rel=1e-6)
+
+
+def test_a_single_item_has_no_standard_error(model: Path, validation: Path, tmp_path: Path) -> None:
+    table = run(settings(model, validation, suite=SuiteConfig(languages=["es"]), limit=1), [], tmp_path / "out").metrics
+    assert [table[family]["es"]["stderr"] for family in FAMILIES] == [None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("by_place", "value", "note"),
+    [
+        ([-4.0, -3.0, -1.0, -2.0], 0.9, "constant prediction: always choice 2"),
+        ([-1.0, -1.0, -1.0, -1.0], 0.9, "every choice scores the same"),
+        ([-4.0, -3.0, -1.0, -2.0], 0.24, "constant prediction: always choice 2; within one standard error of chance"),
+    ],
+)
+def test_predictions_that_do_not_look_at_the_question_are_marked(by_place: list[float], value: float, note: str) -> None:
+    task = TaskManager(include_path=str(resource_dir("eval")), include_defaults=False).load("reading_es")["tasks"]["reading_es"]
+    metric = "acc" if len(set(by_place)) == 1 else "acc_norm"
+    samples = [
+        {
+            "filter": "none",
+            "doc": doc,
+            "target": doc["answer"],
+            "arguments": [],
+            "filtered_resps": [(mean * (len(choice) if metric == "acc_norm" else 1), False) for mean, choice in zip(by_place, doc["choices"], strict=True)],
+        }
+        for doc in task.eval_docs
+    ]
+    metrics = {f"{metric},none": value, f"{metric}_stderr,none": 0.02}
+    (row,) = metric_rows(Scored(SuiteTask("reading_es", "reading", "es"), task, metrics, {metric: True}, samples, False))
+    assert row["note"] == note
+
+
+def test_likelihoods_of_a_bfloat16_model_keep_their_digits(model: Path, validation: Path, tmp_path: Path) -> None:
+    manifest = run(settings(model, validation, dtype="bfloat16", suite=SuiteConfig(tasks=["minimal_pairs"], languages=["es"])), [], tmp_path / "out")
+    assert rows(manifest)[0]["dtype"] == "bfloat16"
+    values = [value for item in rows(manifest, "items.parquet") for value in json.loads(item["loglikelihoods"])]
+    assert max(abs(value) for value in values) > 128
+    assert any(value != round(value) for value in values)
+
+
+def test_questions_go_into_the_chat_template_and_raw_text_does_not(plain_model: Path, validation: Path, tmp_path: Path) -> None:
+    suite = SuiteConfig(languages=["es"])
+    plain = run(settings(plain_model, validation, suite=suite), [], tmp_path / "plain")
+    with pytest.raises(ConfigError, match=r"chat_template: the tokenizer of .* has none"):
+        run(settings(plain_model, validation, suite=suite, chat_template=True), [], tmp_path / "refused")
+    chatty = shutil.copytree(plain_model, tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(chatty)
+    tokenizer.chat_template = (
+        "{% for message in messages %}[{{ message.role }}] {{ message.content }}\n{% endfor %}{% if add_generation_prompt %}[assistant] {% endif %}"
+    )
+    tokenizer.save_pretrained(chatty)
+    chat = run(settings(chatty, validation, suite=suite, chat_template=True), [], tmp_path / "chat")
+    hashes = [{row["family"]: (row["prompt_hash"], row["chat_template"]) for row in rows(manifest)} for manifest in (plain, chat)]
+    assert hashes[0]["reading"][0] != hashes[1]["reading"][0]
+    assert hashes[1]["reading"][1] is True
+    for family in ("minimal_pairs", "bits_per_byte"):
+        assert hashes[0][family] == hashes[1][family]
+        assert chat.metrics[family] == plain.metrics[family]
+
+
+def test_solved_examples_are_put_before_questions_only(model: Path, validation: Path, tmp_path: Path) -> None:
+    suite = SuiteConfig(tasks=["minimal_pairs", "reading"], languages=["eu"])
+    found = [run(settings(model, validation, suite=suite, num_fewshot=shots, limit=3), [], tmp_path / str(shots)) for shots in (0, 1)]
+    shown = [{row["family"]: (row["num_fewshot"], row["prompt_hash"]) for row in rows(manifest)} for manifest in found]
+    assert shown[0]["minimal_pairs"] == shown[1]["minimal_pairs"]
+    assert (shown[0]["reading"][0], shown[1]["reading"][0]) == (0, 1)
+    assert shown[0]["reading"][1] != shown[1]["reading"][1]
+
+
+def damage_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+def damage_tokenizer(folder: Path) -> None:
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+
+
+def other_format(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def cut_weights(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def lose_a_weight(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def shrink_embeddings(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    small = weights | {name: weights[name][:300].clone() for name in ("model.embed_tokens.weight", "lm_head.weight")}
+    save_file(small, folder / "model.safetensors", metadata={"format": "pt"})
+    described = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(described | {"vocab_size": 300}))
+
+
+def spoil_weights(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"].fill_(float("nan"))
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (shutil.rmtree, "there is no folder"),
+        (damage_config, r"holds no config\.json"),
+        (damage_tokenizer, "holds no tokenizer files"),
+        (other_format, r"holds no \*\.safetensors"),
+        (cut_weights, "cannot be loaded as a model"),
+        (lose_a_weight, r"1 weights are missing .*up_proj"),
+        (shrink_embeddings, "its tokenizer has 384 tokens and its embeddings 300 rows"),
+        (spoil_weights, "log-likelihood .*nan.* on item 0 of reading_es"),
+    ],
+)
+def test_a_model_that_cannot_be_scored_is_refused(model: Path, validation: Path, tmp_path: Path, damage: Any, message: str) -> None:
+    damaged = shutil.copytree(model, tmp_path / "model")
+    damage(damaged)
+    with pytest.raises(DataError, match=message):
+        run(settings(damaged, validation, suite=SuiteConfig(tasks=["reading"], languages=["es"]), limit=2), [], tmp_path / "out")
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_a_folder_without_any_validation_documents_is_refused(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"validation: .* holds no validation\.LANG\.parquet for es"):
+        run(settings(model, tmp_path, suite=SuiteConfig(languages=["es"])), [], tmp_path / "out")
+
+
+def test_a_gpu_that_is_not_there_is_refused(model: Path, validation: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="device: there is no 'cuda:63' here"):
+        run(settings(model, validation, device="cuda:63", suite=SuiteConfig(languages=["es"])), [], tmp_path / "out")
+
+
+def test_a_model_spread_over_the_devices_scores_the_same(evaluated: Manifest, model: Path, validation: Path, tmp_path: Path) -> None:
+    suite = SuiteConfig(tasks=["bits_per_byte"], languages=["es"])
+    spread = run(settings(model, validation, device="spread", suite=suite), [], tmp_path / "out")
+    assert spread.metrics["bits_per_byte"]["es"]["value"] == pytest.approx(evaluated.metrics["bits_per_byte"]["es"]["value"], rel=1e-5)
+
+
+def test_tasks_of_lm_eval_are_asked_for_offline_and_by_name(model: Path, validation: Path, tmp_path: Path) -> None:
+    suite = SuiteConfig(tasks=[], upstream={"eu": ["belebele_eus_Latn"]})
+    with pytest.raises(DataError, match=r"belebele_eus_Latn: cannot be loaded .* must be in the local cache"):
+        run(settings(model, validation, suite=suite, limit=2), [], tmp_path / "out")
+
+
+def test_the_standard_error_of_a_ratio_is_that_of_the_mean_where_all_items_weigh_the_same() -> None:
+    values = [1.0, 2.0, 4.0, 9.0]
+    mean = sum(values) / 4
+    expected = math.sqrt(sum((value - mean) ** 2 for value in values) / 3 / 4)
+    assert ratio_stderr([3 * value for value in values], [3.0] * 4) == pytest.approx(expected)
+    assert ratio_stderr([1.0], [1.0]) is None
+
+
+def test_two_models_are_told_apart_in_the_store(model: Path, validation: Path, tmp_path: Path) -> None:
+    other = write_model(tmp_path / "model", adds_bos=True, seed=1)
+    suite = SuiteConfig(tasks=["minimal_pairs"], languages=["es"])
+    first, second = (rows(run(settings(folder, validation, suite=suite), [], tmp_path / name))[0] for folder, name in ((model, "a"), (other, "b")))
+    assert first["weights"] != second["weights"]
+    assert first["prompt_hash"] == second["prompt_hash"]

@@ -1,0 +1,213 @@
+"""A run folder as the stages would leave it, made with the real stage runner, and hostile text in every place where text can be."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from iberlm.core.documents import batches_of, write_documents
+from iberlm.core.files import write_json, write_text
+from iberlm.core.languages import LANGUAGES, file_safe
+from iberlm.core.manifest import Manifest
+from iberlm.core.stage import Record, run_stage
+
+SECTIONS = ("line", "sources", "funnel", "tokens", "tokenizer", "training", "evaluation", "finetuning", "samples", "generations", "configuration")
+"""Anchors of the sections in their order."""
+SCRIPT = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
+RIGHT_TO_LEFT = "\u202eשלום עולם مرحبا\u202c"
+LONG_WORD = "x" * 5000
+HOSTILE = f"{SCRIPT}\x00\x07\x85{RIGHT_TO_LEFT}\ud800 {LONG_WORD}"
+ISSUE = "The texts are synthetic, not human-reviewed: no teacher has read them."
+CARD = "invented_texts"
+
+
+@dataclass
+class Settings:
+    """Settings of a stand-in stage."""
+
+    name: str = "small"
+
+
+Write = Callable[[Path, Record], None]
+
+
+def stage(name: str, folder: Path, write: Write, settings: Any = None) -> Manifest:
+    """A finished stage whose files and numbers `write` makes."""
+
+    def body(config: Any, inputs: list[Manifest], out: Path, record: Record) -> None:
+        write(out, record)
+
+    return run_stage(name, 1, body, settings or Settings(), [], folder)
+
+
+def write_card(folder: Path) -> None:
+    """A valid card of a synthetic data set."""
+    card = {
+        "schema_version": 1,
+        "name": CARD,
+        "title": "Invented texts in five languages",
+        "description": "Short texts about towns, kitchens and football, written by a language model for this purpose and for no other one.",
+        "version": "1.0.0",
+        "languages": [{"tag": tag, "proportion": 0.2, "basis": "documents"} for tag in LANGUAGES],
+        "registers": ["administrative", "literary"],
+        "modality": "text",
+        "source_type": "synthetic",
+        "synthetic": {"generators": [{"model": "a model", "licence": "Apache-2.0"}], "method": "Prompts by register and topic."},
+        "licence": {
+            "spdx": "Apache-2.0",
+            "url": "javascript:alert(1)",
+            "evidence": {"kind": "file", "ref": "LICENSE", "checked_on": date(2026, 11, 1)},
+        },
+        "tdm": {"status": "not_applicable"},
+        "personal_data": {"present": "none", "special_categories": False},
+        "pii": {"status": "not_needed"},
+        "dates": {"collected_from": date(2026, 11, 1), "collected_to": date(2026, 11, 2)},
+        "files": [{"path": "x.jsonl", "sha256": "0" * 64, "bytes": 1}],
+        "splits": [{"name": "train", "files": ["x.jsonl"], "documents": 1}],
+        "quality": {"known_issues": [ISSUE, f"hostile {SCRIPT}"], "human_reviewed": 0.0},
+        "permitted_uses": ["pretrain"],
+        "maintainer": {"name": "A person", "email": "person@example.org"},
+        "takedown": {"contact": "removal@example.org", "sla_days": 14},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    YAML(typ="safe").dump(card, folder / f"{CARD}.yaml")
+
+
+def _fetch(out: Path, record: Record) -> None:
+    rows = [{"path": f"{tag}.jsonl", "language": tag, "card": CARD, "licence": "Apache-2.0", "bytes": 60_000} for tag in LANGUAGES]
+    write_text(out / "files.jsonl", "".join(json.dumps(row) + "\n" for row in rows) + "not json\n")
+    record.output(out / "files.jsonl", len(rows))
+    record.cards = {CARD: "Apache-2.0", "card_elsewhere": f"CC0-1.0 {SCRIPT}"}
+
+
+def _extract(out: Path, record: Record) -> None:
+    for tag in LANGUAGES:
+        record.counts.keep(tag, 47)
+    record.counts.drop("und", "quarantine_not_utf8", 2)
+
+
+def _select(out: Path, record: Record) -> None:
+    for index, tag in enumerate(LANGUAGES):
+        record.counts.keep(tag, 40 - index)
+        reasons = {"too_short": 1, "duplicate": 1, "near_duplicate": 1 + index, "language": 2, "too_few_stop_words": 1, "repeated_lines": 1}
+        for reason, number in reasons.items():
+            record.counts.drop(tag, reason, number)
+        row = {"text": "text", "language": tag, "source": "s", "card": CARD, "licence": "Apache-2.0"}
+        rows = [{**row, "id": f"{tag}-{number}"} for number in range(40 - index)]
+        path = out / "documents" / f"train.{file_safe(tag)}.parquet"
+        record.output(path, write_documents(path, batches_of(rows)))
+    entry = {"id": "doc-1", "source": f"package {SCRIPT}", "identified": "ca", "text": HOSTILE}
+    plain = "El mercat ha tornat a obrir les portes després de dos anys d'obres.\n\nLes parades noves són més amples i hi ha llum natural."
+    kept = {tag: [{**entry, "id": f"doc-{tag}-{number}", "identified": tag, "text": plain} for number in range(2)] for tag in LANGUAGES}
+    dropped = {"ca": {"too_short": [entry], "duplicate": [entry, "not an entry"]}, "eu": {"language": [{**entry, "identified": 'fr" onclick="x'}]}}
+    # the hostile text holds a lone surrogate, which JSON can carry as an escape
+    write_text(out / "samples.json", json.dumps({"kept": kept, "dropped": dropped}))
+    record.output(out / "samples.json")
+    record.metrics = {"redacted": {tag: {"email": 3, "iban": 1} for tag in LANGUAGES}, "bytes": {}}
+
+
+def _train_tokenizer(out: Path, record: Record) -> None:
+    languages = {tag: {"tokens_per_word": 1.5 + 0.13 * index, "bytes_per_token": 4.2 - 0.2 * index} for index, tag in enumerate(LANGUAGES)}
+    record.metrics = {"languages": languages, "vocabulary_size": 8000}
+
+
+def _tokenize(out: Path, record: Record) -> None:
+    def both(train: int, validation: int) -> dict[str, dict[str, int]]:
+        return {"train": {tag: train - 7 * index for index, tag in enumerate(LANGUAGES)}, "validation": dict.fromkeys(LANGUAGES, validation)}
+
+    record.metrics = {"documents": both(38, 2), "bytes": both(58_000, 3100), "tokens": both(15_123, 801)}
+    record.metrics["unigram_bits_per_byte"] = {tag: 2.6 + 0.05 * index for index, tag in enumerate(LANGUAGES)}
+    record.metrics |= {"unigram_model": dict.fromkeys(LANGUAGES, "own"), "dtype": "uint16", "vocabulary_size": 8000}
+
+
+def _pretrain(out: Path, record: Record) -> None:
+    steps = range(1, 301)
+    lines = [
+        {
+            "step": n,
+            "tokens": n * 4096,
+            "loss": 9 * n**-0.15 + 0.2 * (n * 7919 % 13) / 13,
+            "lr": 1e-3 * min(n / 30, 1),
+            "grad_norm": 1.0,
+            "tokens_per_second": 9000.5,
+        }
+        for n in steps
+    ]
+    lines[5]["loss"] = float("nan")
+    write_text(out / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    values = [{tag: {"loss": 5.0, "bits_per_byte": 4 * n**-0.1 - 0.04 * index} for index, tag in enumerate(LANGUAGES)} for n in (50, 100, 150, 200, 250, 300)]
+    points = [{"step": 50 * (index + 1), "validation": value} for index, value in enumerate(values)]
+    write_text(out / "validation.jsonl", "".join(json.dumps(point) + "\n" for point in points))
+    prompts = {"es": "La ciudad de", "ca": "La ciutat de", "ca-valencia": "La ciutat de València", "eu": "Euskal Herria", "gl": "A cidade de"}
+    write_json(out / "generations.json", [{"language": tag, "prompt": prompt, "text": f"{prompt} la la la la la."} for tag, prompt in prompts.items()])
+    validation = {**values[-1], "gl": {"loss": 9.0, "bits_per_byte": 3.3}}
+    strategy = {
+        "name": "single",
+        "ranks": 1,
+        "device": "cpu",
+        "backend": "none",
+        "wrapper": "none",
+        "optimizer": "AdamW",
+        "precision": "fp32",
+        "sharded_parameters": 0,
+    }
+    record.metrics = {"parameters": 3_412_224, "steps": 300, "tokens": 300 * 4096, "final_loss": 3.912, "validation": validation, "tokens_per_second": 9000.5}
+    record.metrics |= {"strategy": strategy, "mixture": dict.fromkeys(LANGUAGES, 0.2)}
+
+
+def _evaluate(shift: float) -> Write:
+    def write(out: Path, record: Record) -> None:
+        def row(metric: str, value: float, error: float, n: int, chance: float | None, note: str | None = None) -> dict[str, Any]:
+            return {"metric": metric, "value": value, "stderr": error, "n": n, "chance": chance, "note": note}
+
+        table = {
+            "bits_per_byte": {tag: row("bits_per_byte", 2.3 - shift, 0.05, 2, None) for tag in LANGUAGES},
+            "minimal_pairs": {tag: row("acc", 0.62 + shift + 0.03 * index, 0.067, 52, 0.5) for index, tag in enumerate(LANGUAGES)},
+            "reading": {tag: row("acc", 0.25, 0.09, 24, 0.25, "constant prediction: always choice 0") for tag in LANGUAGES},
+        }
+        write_json(out / "table.json", table)
+        record.output(out / "table.json")
+        record.metrics = table
+
+    return write
+
+
+def _finetune(out: Path, record: Record) -> None:
+    lines = [{"step": n, "loss": 4.0 - 0.02 * n, "lr": 2e-5} for n in range(1, 61)]
+    write_text(out / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    samples = [
+        {
+            "language": "eu",
+            "prompt": "Nola eskatu dezaket liburutegiko txartela?",
+            "before": "",
+            "after": "Zoaz liburutegira zure nortasun agiriarekin.",
+            "stopped": True,
+        },
+        {"language": "ca", "prompt": HOSTILE, "before": HOSTILE, "after": HOSTILE, "stopped": False},
+    ]
+    write_text(out / "samples.json", json.dumps(samples))
+    record.metrics = {"train_loss": {"first": 3.98, "last": 2.81}, "validation_loss": {"before": 4.1, "after": 3.0}, "examples": 160, "answer_tokens": 9001}
+
+
+STAGES: dict[str, tuple[str, str, Write]] = {
+    "fetch": ("fetch", "fetch", _fetch),
+    "extract": ("extract", "curate/extract", _extract),
+    "annotate": ("annotate", "curate/annotate", lambda out, record: None),
+    "dedup": ("dedup", "curate/dedup", lambda out, record: record.metrics.update(exact_duplicates=5, near_duplicates=9)),
+    "select": ("select", "curate/documents", _select),
+    "train_tokenizer": ("train_tokenizer", "train_tokenizer", _train_tokenizer),
+    "tokenize": ("tokenize", "tokenize", _tokenize),
+    "pretrain": ("pretrain", "pretrain", _pretrain),
+    "evaluate": ("evaluate", "evaluate", _evaluate(0.0)),
+    "finetune": ("finetune", "finetune", _finetune),
+    "evaluate_finetuned": ("evaluate", "evaluate_finetuned", _evaluate(0.05)),
+}
+
+
+def make_run(folder: Path) -> list[Manifest]:
+    """All stages of a run, in the order of the line."""
+    return [stage(name, folder / place, write) for name, place, write in STAGES.values()]

@@ -1,0 +1,236 @@
+"""The report as text: it is whole with everything and with nothing, says what is missing, and shows hostile text without harm."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report_run import ISSUE, LONG_WORD, SECTIONS, STAGES, Settings, make_run, stage
+
+from iberlm.core.errors import ConfigError
+from iberlm.core.manifest import read_manifest
+from iberlm.report import report
+from iberlm.report.config import ReportConfig
+from iberlm.report.model_sections import before_after
+from iberlm.report.run_folder import STAGES as NAMES
+from iberlm.report.text_sections import without_places
+from iberlm.report.wording import clean, duration, energy, line, listed, ordered, percent, short_count, size, tag
+
+VOID = {"meta", "link", "br", "img", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """Elements (tag, attributes) and the text of a page; fails on elements that are not closed in order."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self._open: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def of(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def read(run: Path) -> str:
+    return (run / "report" / report.REPORT).read_text(encoding="utf-8")
+
+
+def test_complete_run_has_every_section_and_number(whole_run: Path) -> None:
+    page = Page(read(whole_run))
+    assert [attributes["id"] for attributes in page.of("section")] == list(SECTIONS)
+    assert "190 documents kept of 237 read" in page.text
+    assert "3,412,224" in page.text
+    assert "not run" not in page.text.replace("has not run, so", "")
+    for said in ("below the baseline", "above the baseline", "constant prediction: always choice 0", "62.0 ± 6.7", "67.0 ± 6.7", "estimated: CPU seconds"):
+        assert said in page.text
+    assert "In Galician the model is above the unigram baseline" in page.text
+
+
+def test_known_issues_and_missing_review_of_synthetic_data_are_visible(whole_run: Path) -> None:
+    page = Page(read(whole_run))
+    assert ISSUE in page.text
+    assert "synthetic not human-reviewed" in page.text
+    assert "is synthetic, not human-reviewed: results on it show that the line works" in page.text
+    assert "card_elsewhere" in page.text
+    assert "only the licence that the run recorded is known" in page.text
+
+
+def test_empty_run_names_every_stage_that_has_not_run(empty_run: Path) -> None:
+    page = Page(read(empty_run))
+    assert len(page.of("section")) == len(SECTIONS)
+    assert page.of("svg") == []
+    for name in ("Fetch", "Select", "Train tokenizer", "Tokenize", "Pretrain", "Evaluate", "Fine-tune", "Evaluate fine-tuned"):
+        assert f"The stage “{name}” has not run" in page.text
+
+
+@pytest.mark.parametrize("present", list(STAGES))
+def test_any_stage_may_be_the_only_one(present: str, tmp_path: Path, cards: Path) -> None:
+    kind, place, write = STAGES[present]
+    report.run(ReportConfig(run_dir=str(tmp_path)), [stage(kind, tmp_path / place, write)], tmp_path / "report")
+    text = Page(read(tmp_path)).text
+    assert "This run is not complete" in text
+    assert f"Not run: {listed(name for role, name in NAMES.items() if role != present)}." in text
+
+
+def test_stages_that_others_are_compared_with_may_be_missing(tmp_path: Path, cards: Path) -> None:
+    manifests = [stage(kind, tmp_path / place, write) for name, (kind, place, write) in STAGES.items() if name in ("extract", "pretrain", "evaluate_finetuned")]
+    report.run(ReportConfig(run_dir=str(tmp_path)), manifests, tmp_path / "report")
+    text = Page(read(tmp_path)).text
+    assert "no comparison" in text
+    assert "67.0 ± 6.7" in text
+    assert "The stage “Evaluate” has not run" in text
+
+
+def test_missing_and_broken_files_become_sentences(tmp_path: Path, cards: Path) -> None:
+    manifests = make_run(tmp_path)
+    for name in ("pretrain/metrics.jsonl", "pretrain/generations.json", "finetune/metrics.jsonl", "fetch/files.jsonl"):
+        (tmp_path / name).unlink()
+    (tmp_path / "curate/documents/samples.json").write_bytes(b"{\xff not json")
+    (tmp_path / "evaluate/table.json").write_text('["a", {"b": NaN}]')
+    (tmp_path / "finetune/samples.json").write_text('{"not": "a list"}')
+    (tmp_path / "curate/documents/documents/train.es.parquet").write_bytes(b"no parquet")
+    report.run(ReportConfig(run_dir=str(tmp_path)), manifests, tmp_path / "report")
+    text = Page(read(tmp_path)).text
+    assert "The stage “Pretrain” has run, but its file metrics.jsonl is missing." in text
+    assert "The stage “Pretrain” has run, but its file generations.json is missing." in text
+    assert "The file samples.json of the stage “Select” cannot be read." in text
+    assert "The file samples.json has no samples." in text
+
+
+@pytest.mark.parametrize("metrics", [{}, {"validation": 3, "tokens": "many", "languages": [1], "parameters": None, "redacted": {"es": 4}, "strategy": "ddp"}])
+def test_odd_metrics_never_stop_the_report(metrics: dict[str, Any], tmp_path: Path) -> None:
+    manifests = [stage(kind, tmp_path / place, lambda _, record: record.metrics.update(metrics)) for kind, place, _ in STAGES.values()]
+    manifests.append(stage("distil", tmp_path / "distil", lambda *_: None))
+    report.run(ReportConfig(run_dir=str(tmp_path)), manifests, tmp_path / "report")
+    assert "Stages that this report does not know: distil." in Page(read(tmp_path)).text
+
+
+def test_hostile_text_is_escaped_and_control_characters_are_shown(whole_run: Path) -> None:
+    html = read(whole_run)
+    page = Page(html)
+    assert page.of("script") == []
+    assert page.of("img") == []
+    assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
+    assert "\x00" not in html
+    assert "\x07" not in html
+    assert "␀␇\ufffd" in html
+    assert LONG_WORD in html
+    assert "document.title='owned'" in page.text
+    assert not [attributes for attributes in page.of("a") if not re.match(r"#|https?://", attributes["href"] or "")]
+
+
+def test_text_carries_its_language_and_finds_its_own_direction(whole_run: Path) -> None:
+    texts = [attributes for attributes in Page(read(whole_run)).of("div") if "text" in (attributes.get("class") or "").split()]
+    assert {"es", "ca", "ca-valencia", "eu", "gl"} <= {attributes["lang"] for attributes in texts}
+    assert all(attributes["dir"] == "auto" for attributes in texts)
+    assert all(re.fullmatch(r"[a-z-]*", attributes["lang"] or "") for attributes in texts)
+
+
+def test_nothing_in_the_file_points_outside(whole_run: Path) -> None:
+    html = read(whole_run)
+    page = Page(html)
+    assert not [
+        attributes for name, attributes in page.elements if name != "a" and re.match("(https?:)?//", attributes.get("href") or attributes.get("src") or "")
+    ]
+    assert "@import" not in html
+    assert not re.findall(r"url\((?!#)", html)
+    assert any("default-src 'none'" in (attributes.get("content") or "") for attributes in page.of("meta"))
+
+
+def test_ids_are_unique_and_references_have_a_target(whole_run: Path) -> None:
+    html = read(whole_run)
+    ids = [attributes["id"] for _, attributes in Page(html).elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:url\(|href=")#([\w.-]+)', html)) <= set(ids)
+
+
+def test_tables_have_heads_with_scope_and_charts_say_what_they_show(whole_run: Path) -> None:
+    page = Page(read(whole_run))
+    assert all(attributes.get("scope") in ("col", "row") for attributes in page.of("th"))
+    assert all(attributes["role"] == "img" and len(attributes["aria-label"] or "") > 30 for attributes in page.of("svg"))
+    assert len(page.of("svg")) == 2 * len([1 for attributes in page.of("figure") if attributes["class"] == "chart"]) >= 14
+
+
+def test_same_numbers_give_the_same_charts(whole_run: Path, tmp_path: Path, cards: Path) -> None:
+    manifests = [read_manifest(whole_run / place) for place in ("tokenize", "pretrain")]
+    report.run(ReportConfig(run_dir=str(whole_run), title="Another title"), manifests, tmp_path / "report")
+    pattern = re.compile(r"<svg(?!.{0,200}of wall and CPU time).*?</svg>", re.DOTALL)
+    charts = pattern.findall(read(tmp_path))
+    assert len(charts) == 8
+    assert set(charts) <= set(pattern.findall(read(whole_run)))
+
+
+def test_report_is_made_again_only_when_something_changed(whole_run: Path, cards: Path) -> None:
+    config = ReportConfig(run_dir=str(whole_run), title=read_manifest(whole_run / "report").config["title"])
+    manifests = [read_manifest(whole_run / place) for _, place, _ in STAGES.values()]
+    before = read_manifest(whole_run / "report").key
+    assert report.run(config, manifests, whole_run / "report").key == before
+    with pytest.raises(Exception, match="would run"):
+        report.run(ReportConfig(run_dir=str(whole_run), title=config.title, dry_run=True), manifests[:-1], whole_run / "report")
+
+
+def test_configuration_does_not_tell_the_users_folders(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "demo"
+    manifest = stage("pretrain", run / "pretrain", lambda *_: None, Settings(name=str(run / "tokenize")))
+    report.run(ReportConfig(run_dir=str(run)), [manifest], run / "report")
+    html = read(run)
+    assert str(tmp_path) not in html
+    assert "RUN/tokenize" in html
+    assert without_places({"a": [str(Path.home() / "data"), 3]}, str(run)) == {"a": ["~/data", 3]}
+
+
+def test_folders_of_a_run_hold_all_its_manifests(whole_run: Path) -> None:
+    verbs = ("fetch", "curate", "train_tokenizer", "tokenize", "pretrain", "evaluate", "finetune", "evaluate_finetuned")
+    config = ReportConfig(**{name: str(whole_run / name) for name in verbs})
+    assert [read_manifest(folder).stage for folder in config.folders()] == [kind for kind, _, _ in STAGES.values()]
+    assert ReportConfig(pretrain="somewhere").folders() == [Path("somewhere")]
+
+
+def test_empty_title_is_refused() -> None:
+    with pytest.raises(ConfigError, match="title"):
+        ReportConfig(title="  ")
+
+
+def test_words_for_numbers() -> None:
+    assert [duration(value) for value in (0.04, 59.9, 192, 7500, None, float("nan"))] == ["0.0 s", "59.9 s", "3 min 12 s", "2 h 05 min", "–", "–"]
+    assert [size(value) for value in (0, 1023, 1024, 150 * 1024, 3 << 30)] == ["0 B", "1023 B", "1.0 KiB", "150 KiB", "3.0 GiB"]
+    assert [short_count(value) for value in (950, 75_500, 3_412_224, 7e9, "x")] == ["950", "75.5 k", "3.41 M", "7 B", "–"]
+    assert [energy(value) for value in (0, 0.001, 3.48, 12_345)] == ["0.00 Wh", "< 0.01 Wh", "3.48 Wh", "12.3 kWh"]
+    assert [percent(1, 40), percent(1, 2), percent(0, 0)] == ["2.5 %", "50 %", "–"]
+    assert [listed([]), listed(["a"]), listed(["a", "b", "c"])] == ["", "a", "a, b and c"]
+
+
+def test_words_for_foreign_text() -> None:
+    assert clean("a\x00b\r\nc\td\x7f\x9f\ud800") == "a␀b\nc\td␡\ufffd\ufffd"
+    assert line("a\n\u202e b") == "a b"
+    assert [tag("ca-valencia"), tag("und"), tag('fr" x'), tag(None)] == ["ca-valencia", "", "", ""]
+    assert ordered(["zz", "gl", "und", "pt", "es"]) == ["es", "gl", "pt", "und", "zz"]
+
+
+def test_losses_before_and_after_are_found_at_any_depth() -> None:
+    metrics = json.loads('{"train_loss": {"first": 4, "last": 2}, "validation_loss": {"ca": {"before": 3, "after": 1}, "x": {"before": "?"}}}')
+    assert before_after(metrics) == [("train loss", 4, 2), ("validation loss, Catalan", 3, 1)]

@@ -1,0 +1,143 @@
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from iberlm.core.errors import ConfigError, CorruptError, DataError
+from iberlm.core.manifest import Manifest
+from iberlm.core.token_store import open_shard
+from iberlm.train import pretrain
+from iberlm.train.config import CheckpointConfig, MixtureConfig, ModelConfig, OptimizerConfig, PretrainConfig, ScheduleConfig
+
+from .conftest import VOCABULARY, make_store, tiny
+
+
+@pytest.fixture(scope="module")
+def trained(inputs: list[Manifest], tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    config = tiny(steps=30, optimizer=OptimizerConfig(learning_rate=2e-2), checkpoint=CheckpointConfig(every_steps=0), validate_every_steps=10)
+    return pretrain.run(config, inputs, tmp_path_factory.mktemp("trained"))
+
+
+def test_it_learns_and_writes_down_every_step(trained: Manifest) -> None:
+    lines = [json.loads(line) for line in (trained.folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 31))
+    assert set(lines[0]) == {"step", "tokens", "loss", "lr", "grad_norm", "tokens_per_second", "seconds"}
+    assert lines[-1]["tokens"] == trained.metrics["tokens"] == 30 * 256
+    assert lines[-1]["loss"] < lines[0]["loss"] - 1 and trained.metrics["final_loss"] == lines[-1]["loss"]
+    validations = [json.loads(line) for line in (trained.folder / "validation.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in validations] == [10, 20, 30]
+    assert validations[-1]["validation"] == trained.metrics["validation"]
+
+
+def test_bits_a_byte_are_those_of_the_saved_model(trained: Manifest, inputs: list[Manifest]) -> None:
+    model = AutoModelForCausalLM.from_pretrained(str(trained.folder / "model"))
+    store = inputs[0]
+    for tag, found in trained.metrics["validation"].items():
+        shards = [open_shard(path.with_suffix("")).tokens for path in store.paths(f"validation/{tag.replace('-', '_')}-", ".bin")]
+        tokens = torch.cat([torch.from_numpy(shard.astype("int64")) for shard in shards])
+        nats = 0.0
+        for start in range(0, len(tokens) - 1, 32):
+            window = tokens[start : start + 33]
+            with torch.no_grad():
+                logits = model(window[None, :-1]).logits[0]
+            kept = window[1:] != 0  # BOS is given, not text
+            nats += cross_entropy(logits[kept], window[1:][kept], reduction="sum").item()
+        assert found["bits_per_byte"] == pytest.approx(nats / math.log(2) / store.metrics["bytes"]["validation"][tag], rel=1e-4)
+
+
+def test_the_model_folder_loads_as_hugging_face_expects(trained: Manifest) -> None:
+    folder = trained.folder / "model"
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(str(folder)), AutoTokenizer.from_pretrained(str(folder))
+    assert sum(parameter.numel() for parameter in model.parameters()) == trained.metrics["parameters"]
+    assert model.generation_config.eos_token_id == tokenizer.eos_token_id == 1 and model.config.bos_token_id == 0
+    generations = json.loads((trained.folder / "generations.json").read_text())
+    assert [entry["language"] for entry in generations] == ["es", "ca-valencia"]
+    assert all(entry["text"].startswith(entry["prompt"]) and len(entry["text"]) > len(entry["prompt"]) for entry in generations)
+    assert list((trained.folder / "tensorboard").glob("events.*"))
+
+
+def test_a_finished_run_is_skipped_whatever_the_micro_batch(trained: Manifest, inputs: list[Manifest]) -> None:
+    config = tiny(
+        steps=30, optimizer=OptimizerConfig(learning_rate=2e-2), checkpoint=CheckpointConfig(every_steps=0), validate_every_steps=10, micro_batch_size=8
+    )
+    assert pretrain.run(config, inputs, trained.folder).finished == trained.finished
+
+
+def test_accumulation_changes_nothing_but_rounding(inputs: list[Manifest], tmp_path: Path) -> None:
+    many, one = (pretrain.run(tiny(micro_batch_size=size, tracker="none"), inputs, tmp_path / str(size)) for size in (1, 8))
+    assert many.metrics["final_loss"] == pytest.approx(one.metrics["final_loss"], rel=1e-4)
+
+
+def test_bf16_trains_too(inputs: list[Manifest], tmp_path: Path) -> None:
+    manifest = pretrain.run(tiny(precision="bf16", saved_precision="bf16", tracker="none"), inputs, tmp_path)
+    assert manifest.metrics["strategy"]["precision"] == "bf16" and manifest.metrics["final_loss"] < 5.5
+    assert AutoModelForCausalLM.from_pretrained(str(tmp_path / "model")).dtype == torch.bfloat16
+
+
+def test_a_limited_validation_estimates_the_bytes(inputs: list[Manifest], tmp_path: Path) -> None:
+    manifest = pretrain.run(tiny(validation_tokens=128, tracker="none"), inputs, tmp_path)
+    for value in manifest.metrics["validation"].values():
+        assert 0 < value["bits_per_byte"] < 8
+
+
+def test_a_store_whose_files_disagree_is_corrupt(inputs: list[Manifest], own_store: Callable[[dict[str, int]], Manifest], tmp_path: Path) -> None:
+    store = own_store({"es": 20})
+    index = store.folder / "train/es-00000.idx"
+    data = bytearray(index.read_bytes())
+    data[34] ^= 1  # the length of the first document: sizes stay, contents disagree
+    index.write_bytes(data)
+    with pytest.raises(CorruptError, match=r"es-00000\.bin: \d+ bytes where es-00000.idx says"):
+        pretrain.run(tiny(), [store, inputs[1]], tmp_path / "run")
+
+
+def test_a_store_cut_short_is_corrupt(inputs: list[Manifest], own_store: Callable[[dict[str, int]], Manifest], tmp_path: Path) -> None:
+    store = own_store({"es": 20})
+    path = store.folder / "train/es-00001.bin"
+    path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(CorruptError, match=r"es-00001\.bin: \d+ bytes where manifest.json says"):
+        pretrain.run(tiny(), [store, inputs[1]], tmp_path / "run")
+
+
+def test_tokens_of_another_tokenizer_are_refused(inputs: list[Manifest], own_store: Callable[[dict[str, int]], Manifest], tmp_path: Path) -> None:
+    store = own_store({"es": 20})
+    value = json.loads((store.folder / "manifest.json").read_text())
+    value["metrics"]["vocabulary_size"] = 999
+    (store.folder / "manifest.json").write_text(json.dumps(value))
+    with pytest.raises(DataError, match=r"made with a vocabulary of 999, and the tokenizer given has 300"):
+        pretrain.run(tiny(), [store, inputs[1]], tmp_path / "run")
+
+
+def test_a_language_without_a_window_is_named(inputs: list[Manifest], tmp_path: Path) -> None:
+    store = make_store(tmp_path / "tokenize", inputs[1], {"es": 20, "eu": 1})
+    config = tiny(sequence_length=64, global_batch_tokens=256, mixture=MixtureConfig(kind="uniform", languages=["es", "eu"]))
+    with pytest.raises(DataError, match=r"'eu' has .* fewer than one sample"):
+        pretrain.run(config, [store, inputs[1]], tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"global_batch_tokens": 250}, r"global_batch_tokens: 250 is not a multiple of sequence_length \(32\); nearest: 224, 256"),
+        ({"sequence_length": 128}, r"sequence_length: 128 is above model.max_position_embeddings \(64\)"),
+        ({"steps": 0, "tokens_total": 100}, r"steps: give steps, or a tokens_total of at least global_batch_tokens"),
+        ({"schedule": {"warmup_steps": 6}}, r"schedule.warmup_steps: 6 is not below the number of steps \(6\)"),
+        ({"precision": "fp16"}, r"precision: unknown value 'fp16'; choose among fp32, bf16"),
+        ({"prompts": {"val": "Bon dia"}}, r"prompts: unknown language 'val'.*write 'ca-valencia'"),
+        ({"model": {"heads": 3}}, r"model.hidden_size: 256 is not a multiple of model.heads \(3\)"),
+        ({"model": {"heads": 4, "kv_heads": 3}}, r"model.kv_heads: model.heads \(4\) is not a multiple of 3"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_choices(settings: dict[str, object], message: str) -> None:
+    makers = {"schedule": ScheduleConfig, "model": ModelConfig}
+    with pytest.raises(ConfigError, match=message):
+        tiny(**{key: makers[key](**value) if isinstance(value, dict) and key in makers else value for key, value in settings.items()})
+
+
+def test_steps_follow_from_the_tokens() -> None:
+    assert tiny(steps=0, tokens_total=256 * 7 + 100).total_steps == 7
+    assert isinstance(tiny(), PretrainConfig) and VOCABULARY == 300

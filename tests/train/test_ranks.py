@@ -1,0 +1,61 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from iberlm.core.errors import DataError, ResourceError
+from iberlm.core.ranks import run_ranks
+
+PREAMBLE = """
+import json, os, signal, sys
+from pathlib import Path
+from iberlm.core.errors import DataError
+from iberlm.core.ranks import rank_main
+
+rank = int(os.environ["RANK"])
+"""
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A module's file; a test writes the body of its `main` into it."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"], str(Path(__file__).parents[2] / "src")]))
+    return tmp_path / "ranks_under_test.py"
+
+
+def write(path: Path, body: str) -> str:
+    lines = "".join(f"    {line}\n" for line in body.strip().splitlines())
+    path.write_text(f"{PREAMBLE}\ndef main(arguments):\n{lines}\nrank_main(main)\n")
+    return path.stem
+
+
+def test_every_rank_runs_in_its_world(module: Path, tmp_path: Path) -> None:
+    keys = ["RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS"]
+    name = write(module, f"Path(arguments[0], str(rank)).write_text(json.dumps({{key: os.environ[key] for key in {keys}}}))")
+    run_ranks(name, [str(tmp_path)], 2)
+    worlds = [json.loads((tmp_path / str(rank)).read_text()) for rank in (0, 1)]
+    assert [world["RANK"] for world in worlds] == ["0", "1"] and worlds[0]["WORLD_SIZE"] == "2"
+    assert worlds[0]["MASTER_PORT"] == worlds[1]["MASTER_PORT"]
+
+
+def test_an_error_for_the_user_arrives_as_what_it_was(module: Path) -> None:
+    name = write(module, "if rank == 1:\n    raise DataError('no tokens in gl')\nsignal.pause()")
+    with pytest.raises(DataError, match=r"^no tokens in gl$") as caught:
+        run_ranks(name, [], 2)
+    assert caught.value.exit_status == DataError.exit_status
+
+
+def test_a_crash_names_the_rank_and_its_last_line(module: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    name = write(module, "if rank == 1:\n    raise ValueError('out of cheese')\nsignal.pause()")
+    with pytest.raises(ResourceError, match=r"rank 1 of 2 ended with status 1; its last line: ValueError: out of cheese"):
+        run_ranks(name, [], 2)
+    assert "[rank 1] Traceback" in capfd.readouterr().err
+
+
+def test_a_killed_rank_is_told_as_such_and_takes_the_others_along(module: Path, tmp_path: Path) -> None:
+    body = "Path(arguments[0], f'pid-{rank}').write_text(str(os.getpid()))\nif rank == 0:\n    os.kill(os.getpid(), signal.SIGKILL)\nsignal.pause()"
+    with pytest.raises(ResourceError, match=r"rank 0 of 2 was ended by SIGKILL \(often: the machine ran out of memory\)"):
+        run_ranks(write(module, body), [str(tmp_path)], 2)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid-1").read_text()), 0)
