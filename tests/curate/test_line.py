@@ -37,7 +37,7 @@ def line(folder: Path, documents: list[dict[str, Any]], per_file: int = 1000, **
     source = extracted(folder / "extract", documents, per_file)
     annotated = annotate.run(AnnotateConfig(workers=1), [source], folder / "annotate")
     clusters = dedup.run(DedupConfig(), [annotated], folder / "dedup")
-    config = SelectConfig(**({"languages": ["es"], "thresholds": LIMITS, "min_validation_documents": 0, "validation_share": 0.0} | settings))
+    config = SelectConfig(**({"languages": ["es"], "filters": LIMITS, "min_validation_documents": 0, "validation_share": 0.0} | settings))
     return select.run(config, [annotated, clusters], folder / "curate")
 
 
@@ -76,7 +76,7 @@ def test_the_kept_document_of_a_cluster_is_the_longest_that_passes_the_rules(tmp
     table = pq.read_table(manifest.path("documents/train.es.parquet"))
     assert table.column("id").to_pylist() == [f"{1:016x}"]
     limits = {"es": Thresholds(min_words=10, max_words=len(sentences(1).split()) + 3, max_new_line_ratio=1)}
-    again = line(tmp_path, [document(0, sentences(1), "es"), document(1, longest, "es")], thresholds=limits)
+    again = line(tmp_path, [document(0, sentences(1), "es"), document(1, longest, "es")], filters=limits)
     assert again.counts.dropped == {"es": {"too_long": 1}}
     assert again.counts.kept == {"es": 1}
 
@@ -108,7 +108,7 @@ def test_a_new_threshold_runs_select_only(tmp_path: Path, capsys: pytest.Capture
     documents = [document(n, sentences(n), "es") for n in range(5)]
     line(tmp_path, documents)
     capsys.readouterr()
-    line(tmp_path, documents, thresholds={"es": Thresholds(min_words=11, max_new_line_ratio=1)})
+    line(tmp_path, documents, filters={"es": Thresholds(min_words=11, max_new_line_ratio=1)})
     said = capsys.readouterr().err
     assert "annotate: complete, skipped" in said
     assert "dedup: complete, skipped" in said

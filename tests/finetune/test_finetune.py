@@ -18,7 +18,7 @@ from iberlm.core.config import ClusterConfig
 from iberlm.core.errors import CardError, ConfigError, DataError
 from iberlm.core.manifest import Manifest
 from iberlm.core.ranks import Interrupted
-from iberlm.finetune import chat, worker
+from iberlm.finetune import chat, watch
 from iberlm.finetune.finetune import run
 from tests.finetune.tiny import build_model, config_of, sample_rows, write_card, write_jsonl
 
@@ -78,7 +78,9 @@ def test_a_model_can_be_taught_to_answer_and_stop(model: Path, tmp_path: Path) -
     assert sample["before"] != "Sí."
 
 
-def test_merged_adapters_compute_what_base_and_adapters_do(model: Path, rows: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tied", [False, True])
+def test_merged_adapters_compute_what_base_and_adapters_do(rows: Path, tmp_path: Path, tied: bool) -> None:
+    model = build_model(tmp_path / "base", tied=tied)
     manifest = run(config_of(model, rows, method="lora", max_steps=6), [], tmp_path / "out")
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model").eval()
     base = AutoModelForCausalLM.from_pretrained(model).eval()
@@ -100,7 +102,7 @@ def test_lora_trains_the_rows_of_the_chat_tokens_and_no_others(model: Path, rows
         assert AutoTokenizer.from_pretrained(model).convert_ids_to_tokens(changed) == ["<|im_start|>", "<|im_end|>"]
 
 
-@pytest.mark.parametrize(("method", "tied"), [("full", False), ("lora", True)])
+@pytest.mark.parametrize(("method", "tied"), [("full", False), ("lora", False), ("lora", True)])
 def test_a_foreign_tokenizer_gets_our_template_and_room_for_its_tokens(
     rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str, tied: bool
 ) -> None:
@@ -259,8 +261,8 @@ def test_a_checkpoint_that_a_kill_cut_short_is_not_used(tmp_path: Path) -> None:
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
         if whole:
-            (folder / worker.watch.WHOLE).touch()
-    assert worker.watch.newest_checkpoint(tmp_path, first=True) == tmp_path / "checkpoint-5"
+            (folder / watch.WHOLE).touch()
+    assert watch.newest_checkpoint(tmp_path, first=True) == tmp_path / "checkpoint-5"
     assert not (tmp_path / "checkpoint-10").exists()
 
 

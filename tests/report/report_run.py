@@ -195,10 +195,10 @@ def _finetune(out: Path, record: Record) -> None:
 
 STAGES: dict[str, tuple[str, str, Write]] = {
     "fetch": ("fetch", "fetch", _fetch),
-    "extract": ("extract", "curate/extract", _extract),
-    "annotate": ("annotate", "curate/annotate", lambda out, record: None),
-    "dedup": ("dedup", "curate/dedup", lambda out, record: record.metrics.update(exact_duplicates=5, near_duplicates=9)),
-    "select": ("select", "curate/documents", _select),
+    "extract": ("extract", "extract", _extract),
+    "annotate": ("annotate", "annotate", lambda out, record: None),
+    "dedup": ("dedup", "dedup", lambda out, record: record.metrics.update(exact_duplicates=5, near_duplicates=9)),
+    "select": ("select", "curate", _select),
     "train_tokenizer": ("train_tokenizer", "train_tokenizer", _train_tokenizer),
     "tokenize": ("tokenize", "tokenize", _tokenize),
     "pretrain": ("pretrain", "pretrain", _pretrain),

@@ -109,10 +109,10 @@ def test_missing_and_broken_files_become_sentences(tmp_path: Path, cards: Path) 
     manifests = make_run(tmp_path)
     for name in ("pretrain/metrics.jsonl", "pretrain/generations.json", "finetune/metrics.jsonl", "fetch/files.jsonl"):
         (tmp_path / name).unlink()
-    (tmp_path / "curate/documents/samples.json").write_bytes(b"{\xff not json")
+    (tmp_path / "curate/samples.json").write_bytes(b"{\xff not json")
     (tmp_path / "evaluate/table.json").write_text('["a", {"b": NaN}]')
     (tmp_path / "finetune/samples.json").write_text('{"not": "a list"}')
-    (tmp_path / "curate/documents/documents/train.es.parquet").write_bytes(b"no parquet")
+    (tmp_path / "curate/documents/train.es.parquet").write_bytes(b"no parquet")
     report.run(ReportConfig(run_dir=str(tmp_path)), manifests, tmp_path / "report")
     text = Page(read(tmp_path)).text
     assert "The stage “Pretrain” has run, but its file metrics.jsonl is missing." in text
@@ -204,7 +204,7 @@ def test_configuration_does_not_tell_the_users_folders(tmp_path: Path) -> None:
 
 
 def test_folders_of_a_run_hold_all_its_manifests(whole_run: Path) -> None:
-    verbs = ("fetch", "curate", "train_tokenizer", "tokenize", "pretrain", "evaluate", "finetune", "evaluate_finetuned")
+    verbs = ("fetch", "extract", "annotate", "dedup", "curate", "train_tokenizer", "tokenize", "pretrain", "evaluate", "finetune", "evaluate_finetuned")
     config = ReportConfig(**{name: str(whole_run / name) for name in verbs})
     assert [read_manifest(folder).stage for folder in config.folders()] == [kind for kind, _, _ in STAGES.values()]
     assert ReportConfig(pretrain="somewhere").folders() == [Path("somewhere")]

@@ -77,7 +77,8 @@ def test_a_run_killed_with_sigkill_goes_on_bit_for_bit(finished: Manifest, input
     out.mkdir()
     frozen = freeze(tiny(), inputs[0].folder, inputs[1].folder, out)
     assert subprocess.run([sys.executable, "-m", module, str(frozen)], check=False).returncode == -signal.SIGKILL
-    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000002"] and len(losses(out)) == 3
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000002"]
+    assert len(losses(out)) == 3
     (out / ".stage.json").write_text(json.dumps({"stage": "pretrain", "key": finished.key}))
     manifest = pretrain.run(tiny(), inputs, out)
     assert losses(out) == losses(finished.folder)
@@ -109,7 +110,9 @@ def test_a_damaged_newest_checkpoint_is_passed_over(
     pretrain.run(tiny(), inputs, tmp_path)
     assert losses(tmp_path) == losses(finished.folder)
     printed = capsys.readouterr().err
-    assert "falling back to the one before" in printed and "going on from" in printed and "step-00000004" in printed
+    assert "falling back to the one before" in printed
+    assert "going on from" in printed
+    assert "step-00000004" in printed
 
 
 def test_with_every_checkpoint_damaged_the_run_begins_again(finished: Manifest, inputs: list[Manifest], tmp_path: Path) -> None:

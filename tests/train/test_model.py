@@ -46,7 +46,9 @@ def test_weights_depend_on_the_seed_and_the_name_alone() -> None:
 
     first, again, deeper, other = made(1, 2), made(1, 2), made(1, 3), made(2, 2)
     name = "model.layers.1.mlp.up_proj.weight"
-    assert torch.equal(first[name], again[name]) and torch.equal(first[name], deeper[name]) and not torch.equal(first[name], other[name])
+    assert torch.equal(first[name], again[name])
+    assert torch.equal(first[name], deeper[name])
+    assert not torch.equal(first[name], other[name])
     assert first[name].std().item() == pytest.approx(0.02, rel=0.02)
     assert torch.equal(first["model.norm.weight"], torch.ones(256))
 
@@ -63,7 +65,8 @@ def test_decay_spares_norms_and_embeddings(tied: bool) -> None:
     model = build(ModelConfig(layers=2, tie_embeddings=tied), 100)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     decayed, spared = ([names[id(parameter)] for parameter in group["params"]] for group in parameter_groups(model, 0.1))
-    assert all("proj" in name or name == "lm_head.weight" for name in decayed) and ("lm_head.weight" in decayed) != tied
+    assert all("proj" in name or name == "lm_head.weight" for name in decayed)
+    assert ("lm_head.weight" in decayed) != tied
     assert sorted(spared) == sorted(name for name in names.values() if "norm" in name or "embed" in name)
 
 
@@ -86,10 +89,13 @@ def test_the_saved_model_has_the_logits_of_the_trained_one(tied: bool, inputs: l
 def test_a_schedule_warms_up_peaks_and_ends_at_its_minimum(kind: str) -> None:
     config = ScheduleConfig(kind=kind, warmup_steps=10, decay_fraction=0.2, minimum_ratio=0.1)
     rates = [rate_ratio(config, step, 100) for step in range(100)]
-    assert rates[0] == pytest.approx(0.1) and rates[9] == 1.0 and rates[-1] == pytest.approx(0.1)
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9] == 1.0
+    assert rates[-1] == pytest.approx(0.1)
     assert all(later <= earlier for earlier, later in itertools.pairwise(rates[9:]))
     if kind == "wsd":
-        assert set(rates[9:80]) == {1.0} and rates[80] < 1
+        assert set(rates[9:80]) == {1.0}
+        assert rates[80] < 1
 
 
 def test_without_warm_up_and_decay_the_rate_is_constant() -> None:

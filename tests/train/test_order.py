@@ -32,7 +32,8 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
     index = np.arange(1000)
     first, second = (permute(index, 1000, np.full(1000, epoch), 7) for epoch in (0, 1))
     other = permute(index, 1000, np.zeros(1000, dtype=np.int64), 8)
-    assert not np.array_equal(first, second) and not np.array_equal(first, other)
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(first, other)
     # no trace of the natural order: neighbours are as far apart as in a random permutation, a third of the size on average
     assert 250 < np.abs(np.diff(first)).mean() < 420
 
@@ -73,7 +74,8 @@ def test_a_cycle_mixes_the_sources_throughout() -> None:
 def test_slots_add_up_and_follow_the_weights(weights: list[float]) -> None:
     parts = [weight / sum(weights) for weight in weights]
     counts = allot(parts)
-    assert sum(counts) == SLOTS and min(counts) >= 1
+    assert sum(counts) == SLOTS
+    assert min(counts) >= 1
     small = sum(part * SLOTS < 1 for part in parts)
     assert all(abs(count - part * SLOTS) <= 1 + small for count, part in zip(counts, parts, strict=True))
 
@@ -82,7 +84,8 @@ def test_temperature_flattens() -> None:
     tokens = {"es": 1_000_000, "eu": 10_000}
     follow = shares(MixtureConfig(kind="temperature", temperature=1), tokens, 100)
     flat = shares(MixtureConfig(kind="temperature", temperature=2), tokens, 100)
-    assert follow["eu"] == pytest.approx(1 / 101) and flat["eu"] == pytest.approx(1 / 11)
+    assert follow["eu"] == pytest.approx(1 / 101)
+    assert flat["eu"] == pytest.approx(1 / 11)
     assert shares(MixtureConfig(kind="uniform"), tokens, 100) == {"es": 0.5, "eu": 0.5}
 
 

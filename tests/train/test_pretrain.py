@@ -28,7 +28,8 @@ def test_it_learns_and_writes_down_every_step(trained: Manifest) -> None:
     assert [line["step"] for line in lines] == list(range(1, 31))
     assert set(lines[0]) == {"step", "tokens", "loss", "lr", "grad_norm", "tokens_per_second", "seconds"}
     assert lines[-1]["tokens"] == trained.metrics["tokens"] == 30 * 256
-    assert lines[-1]["loss"] < lines[0]["loss"] - 1 and trained.metrics["final_loss"] == lines[-1]["loss"]
+    assert lines[-1]["loss"] < lines[0]["loss"] - 1
+    assert trained.metrics["final_loss"] == lines[-1]["loss"]
     validations = [json.loads(line) for line in (trained.folder / "validation.jsonl").read_text().splitlines()]
     assert [line["step"] for line in validations] == [10, 20, 30]
     assert validations[-1]["validation"] == trained.metrics["validation"]
@@ -54,7 +55,8 @@ def test_the_model_folder_loads_as_hugging_face_expects(trained: Manifest) -> No
     folder = trained.folder / "model"
     model, tokenizer = AutoModelForCausalLM.from_pretrained(str(folder)), AutoTokenizer.from_pretrained(str(folder))
     assert sum(parameter.numel() for parameter in model.parameters()) == trained.metrics["parameters"]
-    assert model.generation_config.eos_token_id == tokenizer.eos_token_id == 1 and model.config.bos_token_id == 0
+    assert model.generation_config.eos_token_id == tokenizer.eos_token_id == 1
+    assert model.config.bos_token_id == 0
     generations = json.loads((trained.folder / "generations.json").read_text())
     assert [entry["language"] for entry in generations] == ["es", "ca-valencia"]
     assert all(entry["text"].startswith(entry["prompt"]) and len(entry["text"]) > len(entry["prompt"]) for entry in generations)
@@ -75,7 +77,8 @@ def test_accumulation_changes_nothing_but_rounding(inputs: list[Manifest], tmp_p
 
 def test_bf16_trains_too(inputs: list[Manifest], tmp_path: Path) -> None:
     manifest = pretrain.run(tiny(precision="bf16", saved_precision="bf16", tracker="none"), inputs, tmp_path)
-    assert manifest.metrics["strategy"]["precision"] == "bf16" and manifest.metrics["final_loss"] < 5.5
+    assert manifest.metrics["strategy"]["precision"] == "bf16"
+    assert manifest.metrics["final_loss"] < 5.5
     assert AutoModelForCausalLM.from_pretrained(str(tmp_path / "model")).dtype == torch.bfloat16
 
 
@@ -140,4 +143,5 @@ def test_a_wrong_setting_is_named_with_its_choices(settings: dict[str, object], 
 
 def test_steps_follow_from_the_tokens() -> None:
     assert tiny(steps=0, tokens_total=256 * 7 + 100).total_steps == 7
-    assert isinstance(tiny(), PretrainConfig) and VOCABULARY == 300
+    assert isinstance(tiny(), PretrainConfig)
+    assert VOCABULARY == 300

@@ -35,7 +35,8 @@ def test_every_rank_runs_in_its_world(module: Path, tmp_path: Path) -> None:
     name = write(module, f"Path(arguments[0], str(rank)).write_text(json.dumps({{key: os.environ[key] for key in {keys}}}))")
     run_ranks(name, [str(tmp_path)], 2)
     worlds = [json.loads((tmp_path / str(rank)).read_text()) for rank in (0, 1)]
-    assert [world["RANK"] for world in worlds] == ["0", "1"] and worlds[0]["WORLD_SIZE"] == "2"
+    assert [world["RANK"] for world in worlds] == ["0", "1"]
+    assert worlds[0]["WORLD_SIZE"] == "2"
     assert worlds[0]["MASTER_PORT"] == worlds[1]["MASTER_PORT"]
 
 

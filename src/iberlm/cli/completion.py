@@ -67,12 +67,12 @@ def _hydra_candidates(name: str, line: str) -> list[str]:
     from hydra._internal.core_plugins.bash_completion import BashCompletion
     from hydra.core.global_hydra import GlobalHydra
 
-    from iberlm.cli.hydra_app import register_schemas
+    from iberlm.cli.hydra_app import register_schemas, search_path_override
     from iberlm.cli.verbs import VERBS
     from iberlm.core.resources import resource_dir
 
     register_schemas()
     with initialize_config_dir(str(resource_dir("recipes")), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
-        found: list[str] = BashCompletion(loader)._query(config_name=VERBS[name].recipe, line=line)
+        found: list[str] = BashCompletion(loader)._query(config_name=VERBS[name].recipe, line=f"{search_path_override()} {line}")
     return found

@@ -91,4 +91,8 @@ def _run_verb(verb: Verb, arguments: list[str]) -> int:
 def _run_tool(arguments: list[str]) -> int:
     from iberlm.cli.tools import app
 
-    return int(app(args=arguments, standalone_mode=False) or 0)
+    try:
+        app(args=arguments, prog_name="iberlm")
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0

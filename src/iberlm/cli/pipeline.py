@@ -12,13 +12,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from iberlm.cli.curate_verb import CurateConfig
 from iberlm.core.config import StageConfig, given, one_of
 from iberlm.core.errors import DataError, IberlmError, ResourceError
 from iberlm.core.manifest import Manifest, read_manifest
 from iberlm.core.process import die_with_parent
 from iberlm.core.progress import say
 from iberlm.core.stage import WouldRunError, place, shown
-from iberlm.curate.config import CurateConfig
 from iberlm.evaluate.config import EvaluateConfig
 from iberlm.finetune.config import FinetuneConfig
 from iberlm.report.config import ReportConfig

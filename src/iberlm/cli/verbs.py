@@ -55,18 +55,10 @@ def fetch(config: Any) -> Manifest:
 
 
 def curate(config: Any) -> Manifest:
-    """Raw files -> documents: extract, annotate, dedup, select, each with a folder and a manifest of its own."""
-    from iberlm.curate import annotate, dedup, select
-    from iberlm.extract import extract
+    """Raw files -> documents."""
+    from iberlm.cli.curate_verb import run
 
-    for part in (config.extract, config.annotate, config.dedup, config.select):
-        part.dry_run = config.dry_run
-    for sharded in (config.extract, config.annotate):
-        sharded.workers = sharded.workers or config.cluster.workers
-    extracted = extract.run(config.extract, [read_manifest(Path(config.raw))], Path(config.extracted))
-    annotated = annotate.run(config.annotate, [extracted], Path(config.annotated))
-    clusters = dedup.run(config.dedup, [annotated], Path(config.clusters))
-    return select.run(config.select, [annotated, clusters], Path(config.out))
+    return run(config)
 
 
 def train_tokenizer(config: Any) -> Manifest:
@@ -113,8 +105,7 @@ def report(config: Any) -> Manifest:
     """A run folder -> one offline HTML file."""
     from iberlm.report import report as stage
 
-    folders = [Path(getattr(config, name)) for name in config.sections()]
-    found = [manifest for folder in folders if (manifest := find_manifest(folder)) is not None]
+    found = [manifest for folder in config.folders() if (manifest := find_manifest(folder)) is not None]
     return stage.run(config, found, Path(config.out))
 
 
@@ -129,7 +120,7 @@ VERBS: dict[str, Verb] = {
     verb.name: verb
     for verb in (
         Verb("fetch", "data cards and sources -> raw files and their checksums", "iberlm.sources.config:FetchConfig", fetch),
-        Verb("curate", "raw files -> documents, and the funnel of what was dropped and why", "iberlm.curate.config:CurateConfig", curate),
+        Verb("curate", "raw files -> documents, and the funnel of what was dropped and why", "iberlm.cli.curate_verb:CurateConfig", curate),
         Verb("train-tokenizer", "documents -> a tokenizer that AutoTokenizer loads", "iberlm.tokenizer.config:TrainTokenizerConfig", train_tokenizer),
         Verb("tokenize", "documents, tokenizer -> token store (.bin/.idx) and document index", "iberlm.tokenizer.config:TokenizeConfig", tokenize),
         Verb("pretrain", "token store, model recipe -> checkpoints and a Hugging Face folder", "iberlm.train.config:PretrainConfig", pretrain),

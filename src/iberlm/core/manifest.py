@@ -80,7 +80,7 @@ class Manifest:
 
     @property
     def content_hash(self) -> str:
-        """Hash of what later stages can see of this one: files, cards and metrics, not times. It enters their keys."""
+        """Hash of what this stage made: its files and cards, not its times. It enters the keys of later stages."""
         return sha256_json([[asdict(output) for output in self.outputs], self.cards])
 
     def path(self, name: str) -> Path:

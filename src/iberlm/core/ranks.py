@@ -38,7 +38,7 @@ _POLL_SECONDS = 0.05
 _TAIL_LINES = 40
 
 
-class Interrupted(IberlmError):
+class Interrupted(IberlmError):  # noqa: N818 - it is no error: the run did what it was told
     """The run was told to stop and has saved its state; the same command goes on from there. 75 is EX_TEMPFAIL."""
 
     exit_status = 75
@@ -67,7 +67,7 @@ def run_ranks(module: str, arguments: list[str], processes: int) -> None:
             # the handlers first: a signal while ranks start must not leave them behind
             with _forwarded(ranks):
                 for number in range(processes):
-                    ranks.append(_start(module, arguments, number, environment, Path(reports)))
+                    ranks.append(_start(module, arguments, number, environment, Path(reports)))  # noqa: PERF401 - the signal handler sees each at once
                 _wait(ranks)
         finally:
             for rank in ranks:

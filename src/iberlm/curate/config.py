@@ -1,11 +1,11 @@
-"""Settings of `iberlm curate`."""
+"""Settings of the stages of `iberlm curate`: annotate, dedup, select."""
 
 from dataclasses import dataclass, field
 
-from iberlm.core.config import StageConfig, at_least, between, given, place
+from iberlm.core.config import at_least, between, given
 from iberlm.core.errors import ConfigError
 from iberlm.core.languages import LANGUAGES, check_language
-from iberlm.extract.config import ExtractConfig
+from iberlm.core.stage import place
 
 
 @dataclass(kw_only=True)
@@ -66,13 +66,11 @@ class Thresholds:
 
 
 @dataclass(kw_only=True)
-class SelectConfig:
+class SelectOptions:
     """Which documents stay, in what form, and on which side of the split."""
 
     languages: list[str] = field(default_factory=lambda: list(LANGUAGES))
     """Languages that the run needs: it ends with an error when one of them has no document left."""
-    thresholds: dict[str, Thresholds] = field(default_factory=dict)
-    """Limits by language tag (`recipes/filters/`)."""
     redact: list[str] = field(default_factory=lambda: ["email", "ip", "phone", "dni", "nie", "iban"])
     """Kinds of personal data that are replaced by a tag such as <EMAIL>."""
     validation_share: float = 0.01
@@ -89,10 +87,6 @@ class SelectConfig:
         given("select.languages", self.languages)
         for index, tag in enumerate(self.languages):
             check_language(tag, f"select.languages[{index}]")
-        for tag in self.thresholds:
-            check_language(tag, "select.thresholds")
-        if missing := [tag for tag in self.languages if tag not in self.thresholds]:
-            raise ConfigError(f"select.thresholds: no limits for {', '.join(missing)}; choose a set with filters=... (recipes/filters/)")
         for kind in self.redact:
             if kind not in KINDS:
                 raise ConfigError(f"select.redact: unknown kind '{kind}'; choose among {', '.join(KINDS)}")
@@ -102,18 +96,15 @@ class SelectConfig:
 
 
 @dataclass(kw_only=True)
-class CurateConfig(StageConfig):
-    """Settings of the verb: its four stages and the folder of raw files."""
+class SelectConfig(SelectOptions):
+    """Settings of the stage: the options, and the limits of each language."""
 
-    raw: str = place("")
-    """Folder of the fetch stage."""
-    extracted: str = place("")
-    """Folder of the extraction, the first of the verb's four stages; `out` is that of the last."""
-    annotated: str = place("")
-    """Folder of the annotated documents."""
-    clusters: str = place("")
-    """Folder of the duplicate clusters."""
-    extract: ExtractConfig = field(default_factory=ExtractConfig)
-    annotate: AnnotateConfig = field(default_factory=AnnotateConfig)
-    dedup: DedupConfig = field(default_factory=DedupConfig)
-    select: SelectConfig
+    filters: dict[str, Thresholds]
+    """By language tag (`filters=`, from `recipes/filters/`)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for tag in self.filters:
+            check_language(tag, "filters")
+        if missing := [tag for tag in self.languages if tag not in self.filters]:
+            raise ConfigError(f"filters: no limits for {', '.join(missing)}; add them, or leave the language out of select.languages")

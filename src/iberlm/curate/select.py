@@ -106,7 +106,7 @@ def _decide(columns: dict[str, npt.NDArray[Any]], clusters: _Clusters, config: S
     reason = np.full(count, LANGUAGE, dtype=object)
     for tag in config.languages:
         rows = np.flatnonzero(language == tag)
-        indices = first_reason({name: column[rows] for name, column in columns.items()}, config.thresholds[tag])
+        indices = first_reason({name: column[rows] for name, column in columns.items()}, config.filters[tag])
         reason[rows] = [RULES[index].__name__ if index >= 0 else "" for index in indices]
     known = np.array([tag in LANGUAGES for tag in language], dtype=bool)
     claimed = np.array([tag if tag in LANGUAGES else UNDETERMINED for tag in claim], dtype=object)

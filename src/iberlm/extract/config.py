@@ -25,7 +25,8 @@ class ExtractConfig:
     shard_bytes: int = 64 << 20
     """Raw bytes a shard; a single larger file is a shard of its own."""
     workers: int = place(0)
-    """Processes; 0 means one a usable core."""
+    """Processes; 0 means what the cluster gives."""
+    dry_run: bool = place(False)
 
     def __post_init__(self) -> None:
         for key, minimum in (("max_line_bytes", 1024), ("max_file_bytes", 1024), ("max_document_bytes", 1024), ("catalogue_document_bytes", 100)):

@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import signal
-import sys
 import threading
 import time
 import warnings
@@ -332,5 +331,4 @@ def _save_adapter(plan: Plan, model: Any, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.modules["iberlm.finetune.worker"] = sys.modules["__main__"]
     rank_main(main)

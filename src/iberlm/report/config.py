@@ -6,18 +6,17 @@ from pathlib import Path
 from iberlm.core.config import StageConfig, given
 from iberlm.core.stage import place
 
-CURATE_STAGES = ("extract", "annotate", "dedup", "documents")
-"""Folders of the stages below that of `iberlm curate`."""
-
-
 @dataclass(kw_only=True)
 class ReportConfig(StageConfig):
     """Where the stages of the run lie. A folder that is not there is a section that says so."""
 
     title: str = "Training run"
     fetch: str = place("")
+    extract: str = place("")
+    annotate: str = place("")
+    dedup: str = place("")
     curate: str = place("")
-    """Folder of the verb: its stages lie below it."""
+    """Folder of the curated documents: the last of the four stages of `iberlm curate`."""
     train_tokenizer: str = place("")
     tokenize: str = place("")
     pretrain: str = place("")
@@ -29,7 +28,7 @@ class ReportConfig(StageConfig):
 
     def folders(self) -> list[Path]:
         """Folders that may hold a manifest, in the order of the line; those that were not given are left out."""
-        curated = [f"{self.curate}/{stage}" for stage in CURATE_STAGES] if self.curate else []
+        curated = (self.extract, self.annotate, self.dedup, self.curate)
         rest = (self.train_tokenizer, self.tokenize, self.pretrain, self.evaluate, self.finetune, self.evaluate_finetuned)
         return [Path(folder) for folder in (self.fetch, *curated, *rest) if folder]
 

@@ -12,7 +12,7 @@ from iberlm.report.wording import clean, language_name, line, mapping, ordered, 
 
 PACKAGES = (
     *("iberlm", "torch", "transformers", "accelerate", "deepspeed", "trl", "peft", "datasets", "tokenizers", "sentencepiece"),
-    *("lm-eval", "hydra-core", "numpy", "pyarrow", "polars", "numba", "matplotlib"),
+    *("lm-eval", "hydra-core", "numpy", "pyarrow", "matplotlib"),
 )
 
 

@@ -96,7 +96,7 @@ def _body(config: TokenizeConfig, inputs: list[Manifest], out: Path, record: Rec
     counts = _check(shards, results, out)
     record.output(out / "documents.parquet", write_documents(out / "documents.parquet", _index(shards, out), INDEX_SCHEMA))
     sizes = _sums(shards, results)
-    bits, better = best_unigrams(counts[TRAIN], counts[VALIDATION], sizes["bytes"][VALIDATION], bos=codec.bos)
+    bits, better = best_unigrams(counts[TRAIN], counts[VALIDATION], sizes["bytes"][VALIDATION], ends=(codec.bos, codec.eos))
     record.metrics = sizes | {
         "unigram_bits_per_byte": bits,
         "unigram_model": better,

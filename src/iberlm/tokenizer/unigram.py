@@ -1,6 +1,6 @@
 """Bits per byte of a model that knows only how frequent tokens are: what a trained model must beat to have learnt anything."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ OWN, ALL = "own", "all"
 Counts = npt.NDArray[np.int64]
 
 
-def unigram_bits_per_byte(train: Counts, validation: Counts, validation_bytes: int, *, bos: int) -> float:
+def unigram_bits_per_byte(train: Counts, validation: Counts, validation_bytes: int, *, ends: Sequence[int]) -> float:
     """Bits per UTF-8 byte of an add-one smoothed token unigram.
 
     With c(t) the times that t occurs in the train tokens, N their number, n(t) and B the same of the validation tokens
@@ -19,19 +19,19 @@ def unigram_bits_per_byte(train: Counts, validation: Counts, validation_bytes: i
 
         - sum over t of n(t) log2((c(t) + 1) / (N + V)) / B
 
-    The first id of a document (`bos`) is given, never predicted, and is left out of c, N and n; the last (</s>) is
-    predicted and counts. The bits per byte of a trained model are comparable when taken on the same documents in the
-    same way: -log2 p summed over all tokens after <s>, </s> included, divided by the UTF-8 bytes of the text.
-    `train`, `validation`: int64[V].
+    The ids that stand at the `ends` of documents (<s>, </s>) are no text and are left out of c, N and n. This is how the
+    evaluation measures a trained model (lm-eval's rolling log-likelihood): -log2 p summed over the tokens of the text,
+    divided by its UTF-8 bytes. `train`, `validation`: int64[V].
     """
     seen, measured = train.copy(), validation.copy()
-    seen[bos] = measured[bos] = 0
+    for end in ends:
+        seen[end] = measured[end] = 0
     probability = (seen + 1) / (seen.sum() + len(seen))
     return float(-(measured * np.log2(probability)).sum() / validation_bytes)
 
 
 def best_unigrams(
-    train: Mapping[str, Counts], validation: Mapping[str, Counts], validation_bytes: Mapping[str, int], *, bos: int
+    train: Mapping[str, Counts], validation: Mapping[str, Counts], validation_bytes: Mapping[str, int], *, ends: Sequence[int]
 ) -> tuple[dict[str, float], dict[str, str]]:
     """For each language with validation text: the lower bits per byte of the two unigrams, and which one it was."""
     bits, better = {}, {}
@@ -40,7 +40,7 @@ def best_unigrams(
         if not validation_bytes[tag]:
             continue
         fits = {ALL: everything} | ({OWN: train[tag]} if tag in train else {})
-        values = {name: unigram_bits_per_byte(fit, counts, validation_bytes[tag], bos=bos) for name, fit in fits.items()}
+        values = {name: unigram_bits_per_byte(fit, counts, validation_bytes[tag], ends=ends) for name, fit in fits.items()}
         better[tag] = min(values, key=lambda name: values[name])
         bits[tag] = values[better[tag]]
     return bits, better

@@ -1,4 +1,7 @@
-"""The `pretrain` stage: token store and tokenizer in, checkpoints and a Hugging Face folder out."""
+"""The `pretrain` stage: token store and tokenizer in, checkpoints and a Hugging Face folder out.
+
+torch is imported in the stage's body: whether the stage is complete is known without it.
+"""
 
 import json
 from collections.abc import Callable
@@ -7,7 +10,6 @@ from pathlib import Path
 from iberlm.core.manifest import Manifest
 from iberlm.core.ranks import run_ranks
 from iberlm.core.stage import Record, run_stage
-from iberlm.train import export, loop, worker
 from iberlm.train.config import PretrainConfig, accumulation_steps, check_world
 
 VERSION = 1
@@ -24,6 +26,8 @@ def run(config: PretrainConfig, inputs: list[Manifest], out: Path, *, launcher: 
     """
 
     def body(config: PretrainConfig, inputs: list[Manifest], out: Path, record: Record) -> None:
+        from iberlm.train import export, loop, worker
+
         tokens, tokenizer = (manifest.folder for manifest in inputs)
         # what does not fit is told before anything starts
         check_world(config.strategy.name, config.cluster.processes)

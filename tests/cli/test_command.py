@@ -1,0 +1,145 @@
+"""The command as a user types it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from iberlm.cli.completion import candidates
+from iberlm.cli.verbs import VERBS
+
+
+def iberlm(*arguments: str, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, "-m", "iberlm", *arguments], capture_output=True, text=True, check=False, cwd=cwd, timeout=300)
+
+
+def test_help_names_every_verb_and_tool() -> None:
+    ended = iberlm("--help")
+    assert ended.returncode == 0
+    for name in [*VERBS, "cards", "completion"]:
+        assert f"  {name} " in ended.stdout
+    assert iberlm().stdout == ended.stdout
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_a_verb_is_short_and_lists_groups_with_their_choices(verb: str) -> None:
+    ended = iberlm(verb, "--help")
+    assert ended.returncode == 0, ended.stderr
+    lines = ended.stdout.splitlines()
+    assert lines[0].startswith(f"iberlm {verb}: ")
+    assert len(lines) <= 90
+    if verb == "pretrain":
+        assert any(line.strip().startswith("strategy=single") and "zero2" in line for line in lines)
+
+
+def test_help_and_completeness_need_no_torch() -> None:
+    code = (
+        "import sys, iberlm.cli.main, iberlm.cli.pipeline, iberlm.cli.hydra_app\n"
+        "from iberlm.train import pretrain; from iberlm.finetune import finetune; from iberlm.evaluate import evaluate; from iberlm.report import report\n"
+        "heavy = {'torch', 'transformers', 'lm_eval', 'datasets', 'trl', 'matplotlib'} & set(sys.modules); assert not heavy, heavy"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["curate", "select.min_wrods=3"], "select.min_wrods: unknown key; 'select' has: languages, redact"),
+        (["curate", "select.smaples=3"], "did you mean 'select.samples'?"),
+        (["curate", "cluster.wrokers=2"], "did you mean 'cluster.workers'? 'cluster' has: name, workers, processes"),
+        (["curate", "filters.es.min_wrods=3"], "did you mean 'filters.es.min_words'?"),
+        (["pretrain", "stpes=3"], "did you mean 'steps'?"),
+        (["run", "pretrain.stpes=3"], "did you mean 'pretrain.steps'?"),
+        (["pretrain", "model=huge"], "model=huge: there is no such recipe. Choose among alia_40b, llama_125m"),
+        (["run", "pipeline=dmeo"], "did you mean demo?"),
+        (["pretrain", "strategy.name=horovod"], "strategy.name: unknown value 'horovod'; choose among single, ddp, fsdp2, zero2"),
+        (["pretrain", "steps=many"], "steps: Value 'many' of type 'str' could not be converted to Integer"),
+        (["curate", "select.languages=[val]"], "for Valencian write 'ca-valencia'"),
+        (["curate", "select={"], "'select={' is no override"),
+        (["fetch", "corpus=path"], "corpus.sources.local.card: must be given"),
+        (["tokenise"], "did you mean 'tokenize'?"),
+    ],
+)
+def test_a_mistake_gives_one_message_that_names_the_key_and_the_choices(arguments: list[str], told: str) -> None:
+    ended = iberlm(*arguments)
+    assert ended.returncode == 2
+    assert told in ended.stderr
+    assert ended.stdout == ""
+    assert len(ended.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in ended.stderr
+
+
+def test_cfg_job_prints_what_would_be_used() -> None:
+    ended = iberlm("run", "pipeline=demo", "pretrain.steps=7", "--cfg", "job", "--resolve")
+    settings = yaml.safe_load(ended.stdout)
+    assert settings["pretrain"]["steps"] == 7
+    assert settings["tokenize"]["out"] == "runs/demo/tokenize"
+
+
+def test_recipes_of_ones_own_are_found_with_config_dir(tmp_path: Path) -> None:
+    (tmp_path / "mine" / "filters").mkdir(parents=True)
+    (tmp_path / "mine" / "filters" / "strict.yaml").write_text("# mine\n" + "".join(f"{tag}: {{min_words: 999}}\n" for tag in ("es", "ca", "ca-valencia", "eu", "gl")))
+    ended = iberlm("curate", "--config-dir", str(tmp_path / "mine"), "filters=strict", "--cfg", "job")
+    assert yaml.safe_load(ended.stdout)["filters"]["gl"]["min_words"] == 999
+
+
+def test_dry_run_prints_every_stage_and_touches_nothing(tmp_path: Path) -> None:
+    ended = iberlm("run", "pipeline=demo", "dry_run=true", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    for stage in ("fetch", "curate", "train_tokenizer", "tokenize", "pretrain", "evaluate", "finetune", "evaluate_finetuned", "report"):
+        assert f"{stage}: would run in runs/demo/{stage}" in ended.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_gives_each_job_a_folder(tmp_path: Path) -> None:
+    assert iberlm("fetch", cwd=tmp_path).returncode == 0
+    ended = iberlm("curate", "--multirun", "select.samples=1,2", "select.min_validation_documents=1", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    folders = sorted(path.name for path in (tmp_path / "runs/default/curate").iterdir())
+    assert folders == ["select.min_validation_documents=1,select.samples=1", "select.min_validation_documents=1,select.samples=2"]
+    assert ended.stderr.count("annotate: start") == 1
+
+
+def test_a_stage_without_its_input_says_which_one_to_run() -> None:
+    ended = iberlm("tokenize", "run_dir=/nonexistent")
+    assert ended.returncode == 4
+    assert "/nonexistent/curate: no manifest.json" in ended.stderr
+
+
+def test_cards_are_validated_and_listed(tmp_path: Path) -> None:
+    assert iberlm("cards", "validate").returncode == 0
+    assert "iberlm_sample\tes ca ca-valencia eu gl\tCC0-1.0" in iberlm("cards", "list").stdout
+    assert iberlm("cards", "new", "my_corpus", cwd=tmp_path).returncode == 0
+    ended = iberlm("cards", "validate", "data_cards/my_corpus.yaml", cwd=tmp_path)
+    assert ended.returncode == 3
+    assert "data_cards/my_corpus.yaml:" in ended.stdout
+    assert iberlm("cards", "validate", "--nonsense").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("iberlm to", ["tokenize"]),
+        ("iberlm curate filt", ["filters.", "filters="]),
+        ("iberlm pretrain model=nan", ["model=nano"]),
+        ("iberlm pretrain optimizer.learn", ["optimizer.learning_rate="]),
+        ("iberlm pretrain strategy=z", ["strategy=zero2"]),
+        ("iberlm cards ", []),
+    ],
+)
+def test_completion_offers_verbs_groups_choices_and_keys(line: str, expected: list[str]) -> None:
+    assert candidates(line) == expected
+
+
+def test_completion_works_in_a_real_bash() -> None:
+    script = f"""
+export PATH={Path(sys.executable).parent}:$PATH
+eval "$({sys.executable} -m iberlm completion bash)"
+COMP_LINE="iberlm pretrain strategy=f"; COMP_POINT=${{#COMP_LINE}}; _iberlm_complete; echo "${{COMPREPLY[@]}}"
+"""
+    ended = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True, env=os.environ)
+    assert ended.stdout.strip() == "strategy=fsdp2"
