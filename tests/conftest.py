@@ -14,6 +14,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(entry for entry in (str(NO_NETWORK), 
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_PARALLELISM="false")
 runpy.run_path(str(NO_NETWORK / "sitecustomize.py"))  # patches this process, as PYTHONPATH does its children
 
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 16 MiB (a tmpfs of its own; needs root, which CI and containers have)."""

@@ -82,7 +82,9 @@ def test_cfg_job_prints_what_would_be_used() -> None:
 
 def test_recipes_of_ones_own_are_found_with_config_dir(tmp_path: Path) -> None:
     (tmp_path / "mine" / "filters").mkdir(parents=True)
-    (tmp_path / "mine" / "filters" / "strict.yaml").write_text("# mine\n" + "".join(f"{tag}: {{min_words: 999}}\n" for tag in ("es", "ca", "ca-valencia", "eu", "gl")))
+    (tmp_path / "mine" / "filters" / "strict.yaml").write_text(
+        "# mine\n" + "".join(f"{tag}: {{min_words: 999}}\n" for tag in ("es", "ca", "ca-valencia", "eu", "gl"))
+    )
     ended = iberlm("curate", "--config-dir", str(tmp_path / "mine"), "filters=strict", "--cfg", "job")
     assert yaml.safe_load(ended.stdout)["filters"]["gl"]["min_words"] == 999
 

@@ -10,7 +10,9 @@ def test_file_safe_spelling_is_reversible() -> None:
         assert file_safe(tag).isidentifier()
 
 
-@pytest.mark.parametrize(("wrong", "mend"), [("val", "Vehes"), ("va", "ca-valencia"), ("eus", "'eu'"), ("xx", "choose among es"), ("ca_valencia", "ca-valencia")])
+@pytest.mark.parametrize(
+    ("wrong", "mend"), [("val", "Vehes"), ("va", "ca-valencia"), ("eus", "'eu'"), ("xx", "choose among es"), ("ca_valencia", "ca-valencia")]
+)
 def test_an_unknown_language_is_refused_with_the_mend(wrong: str, mend: str) -> None:
     with pytest.raises(ConfigError, match=mend):
         check_language(wrong, "select.languages[0]")

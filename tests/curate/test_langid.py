@@ -4,8 +4,8 @@ from iberlm.curate.langid import identify
 
 TEXTS = {
     "es": "El ayuntamiento aprobó ayer el presupuesto del año que viene, que incluye una nueva biblioteca en el barrio de la estación.",
-    "ca": "Aquest matí l'ajuntament ha aprovat el pressupost de l'any vinent, que inclou una biblioteca nova al barri de l'estació. Els nens hi podran anar avui.",
-    "ca-valencia": "Este matí l'ajuntament ha aprovat el pressupost de l'any que ve, que inclou una biblioteca nova al barri de l'estació. Els xiquets hi podran anar hui.",
+    "ca": "Aquest matí l'ajuntament ha aprovat el pressupost de l'any vinent, que inclou una biblioteca nova al barri. Els nens hi podran anar avui.",
+    "ca-valencia": "Este matí l'ajuntament ha aprovat el pressupost de l'any que ve, que inclou una biblioteca nova al barri. Els xiquets hi podran anar hui.",
     "eu": "Udalak atzo onartu zuen datorren urteko aurrekontua, eta geltokiaren auzoan liburutegi berri bat egingo dute.",
     "gl": "O concello aprobou onte o orzamento do ano que vén, que inclúe unha nova biblioteca no barrio da estación, e a veciñanza está contenta.",
     "pt": "A câmara municipal aprovou ontem o orçamento do próximo ano, que inclui uma nova biblioteca no bairro da estação, e os moradores estão contentes.",

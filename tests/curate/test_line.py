@@ -44,7 +44,9 @@ def line(folder: Path, documents: list[dict[str, Any]], per_file: int = 1000, **
 NOUNS = "río puente molino huerta plaza iglesia camino monte pueblo barco puerto jardín tren libro maestra vecino mercado fuente bosque taller".split()
 VERBS = "cruza recuerda espera mira cuida pinta busca rodea visita abandona celebra escucha prepara reparte encuentra guarda".split()
 ADJECTIVES = "viejo tranquilo pequeño oscuro hermoso vacío lejano alegre húmedo estrecho famoso sencillo antiguo soleado".split()
-TAILS = "desde ayer,por la tarde,sin prisa,cuando llueve,como siempre,para su familia,con mucho cuidado,en silencio,a pesar del frío,antes de la cena".split(",")
+TAILS = "desde ayer,por la tarde,sin prisa,cuando llueve,como siempre,para su familia,con mucho cuidado,en silencio,a pesar del frío,antes de la cena".split(
+    ","
+)
 
 
 def sentences(seed: int, count: int = 12) -> str:
@@ -118,7 +120,7 @@ def test_a_new_threshold_runs_select_only(tmp_path: Path, capsys: pytest.Capture
 def test_the_split_does_not_depend_on_order_or_files_and_a_document_keeps_its_side(tmp_path: Path) -> None:
     documents = [document(n, sentences(n), "es") for n in range(40)]
     one = line(tmp_path / "one", documents, validation_share=0.2)
-    other = line(tmp_path / "other", documents[::-1] + [document(99, sentences(99), "es")], per_file=7, validation_share=0.2)
+    other = line(tmp_path / "other", [*documents[::-1], document(99, sentences(99), "es")], per_file=7, validation_share=0.2)
 
     def sides(manifest: Manifest) -> Mapping[str, set[str]]:
         return {side: set(pq.read_table(manifest.path(f"documents/{side}.es.parquet")).column("id").to_pylist()) for side in ("train", "validation")}

@@ -31,7 +31,6 @@ SAMPLE = DataConfig(card="iberlm_sample")
         ({"schedule": ScheduleConfig(warmup_fraction=1.0)}, "schedule.warmup_fraction: 1 is out of range"),
         ({"epochs": 0}, "epochs: 0 is too small"),
         ({"precision": "fp16"}, "precision: unknown value 'fp16'; choose among fp32, bf16"),
-        ({"base": "runs/a/pretrain", "model": "b"}, "are both given"),
         ({"global_batch_examples": 10, "micro_batch_size": 4}, "not a multiple of 4 = micro_batch_size 4 x 1 ranks; nearest: 8 and 12"),
         ({"cluster": ClusterConfig(processes=3)}, "4 x 3 ranks; nearest: 12 and 24"),
     ],

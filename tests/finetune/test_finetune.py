@@ -173,8 +173,15 @@ def test_the_base_can_be_a_stage_and_its_content_enters_the_key(model: Path, row
     config.model = ""
     second = run(config, [first], tmp_path / "second")
     assert second.inputs[0]["key"] == first.key
-    with pytest.raises(ConfigError, match="no base model"):
+    with pytest.raises(ConfigError, match="base: no finished pretrain or finetune stage in ''"):
         run(config, [], tmp_path / "third")
+
+
+def test_a_model_folder_takes_the_place_of_the_base(model: Path, rows: Path, tmp_path: Path) -> None:
+    first = run(config_of(model, rows, max_steps=1), [], tmp_path / "first")
+    again = run(config_of(model, rows, max_steps=1, base="elsewhere"), [first], tmp_path / "first")
+    assert (again.key, again.finished) == (first.key, first.finished)
+    assert again.inputs == []
 
 
 def test_bf16_trains_and_the_saved_type_is_the_one_asked_for(model: Path, rows: Path, tmp_path: Path) -> None:

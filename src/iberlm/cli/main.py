@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from iberlm import __version__
-from iberlm.core.errors import ConfigError, IberlmError
 from iberlm.cli.verbs import VERBS, Verb
+from iberlm.core.errors import ConfigError, IberlmError
 
 INTERRUPTED_STATUS = 130
 """Exit status after Ctrl-C, as shells have it."""
@@ -64,10 +64,20 @@ TOOLS = {"cards": "validate, list and begin data cards", "completion": "print sh
 
 
 def _overview() -> str:
-    lines = ["iberlm: text to an evaluated language model in es, ca, ca-valencia, eu, gl", "", "usage: iberlm VERB [Hydra overrides]   (iberlm VERB --help)", ""]
+    lines = [
+        "iberlm: text to an evaluated language model in es, ca, ca-valencia, eu, gl",
+        "",
+        "usage: iberlm VERB [Hydra overrides]   (iberlm VERB --help)",
+        "",
+    ]
     lines += ["the line:"] + [f"  {verb.name:<16} {verb.summary}" for verb in VERBS.values()]
     lines += ["", "tools:"] + [f"  {name:<16} {summary}" for name, summary in TOOLS.items()]
-    lines += ["", "first steps:", "  iberlm run pipeline=demo                 the whole line on the embedded sample", "  iberlm run pipeline=demo --cfg job       every setting of it"]
+    lines += [
+        "",
+        "first steps:",
+        "  iberlm run pipeline=demo                 the whole line on the embedded sample",
+        "  iberlm run pipeline=demo --cfg job       every setting of it",
+    ]
     return "\n".join(lines)
 
 

@@ -103,11 +103,10 @@ def _run_frozen(stage: str, settings: StageConfig, run_dir: Path) -> None:
     path = run_dir / "configs" / f"{stage}.yaml"
     freeze(settings, path)
     command = [sys.executable, "-m", "iberlm", _verb_of(stage), "--frozen", str(path)]
-    status = subprocess.run(command, preexec_fn=functools.partial(die_with_parent, os.getpid()), check=False).returncode  # noqa: PLW1509  # no threads run here
+    status = subprocess.run(command, preexec_fn=functools.partial(die_with_parent, os.getpid()), check=False).returncode  # no threads run here
     if status < 0:
         raise ResourceError(f"{stage}: its process was ended by signal {-status}, most often for lack of memory; run the same command again to go on")
     if status > 0:
         error = DataError(f"the pipeline stopped at '{stage}'; mend what is said above and run the same command again: finished stages are skipped")
         error.exit_status = status
         raise error
-

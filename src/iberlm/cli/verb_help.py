@@ -95,6 +95,11 @@ def attribute_docs(schema: type[Any]) -> dict[str, str]:
             continue
         definition = next((node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == base.__name__), None)
         for first, second in zip(definition.body, definition.body[1:], strict=False) if definition else ():
-            if isinstance(first, ast.AnnAssign) and isinstance(first.target, ast.Name) and isinstance(second, ast.Expr) and isinstance(second.value, ast.Constant):
+            if (
+                isinstance(first, ast.AnnAssign)
+                and isinstance(first.target, ast.Name)
+                and isinstance(second, ast.Expr)
+                and isinstance(second.value, ast.Constant)
+            ):
                 found[first.target.id] = " ".join(str(second.value.value).split())
     return found

@@ -59,5 +59,3 @@ def given(key: str, value: Any) -> None:
     """Raise `ConfigError` when a setting without a sensible default was left empty."""
     if value in ("", None, [], {}):
         raise ConfigError(f"{key}: must be given")
-
-

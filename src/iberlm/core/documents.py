@@ -40,7 +40,9 @@ def write_documents(path: Path, batches: Iterable[pa.RecordBatch | pa.Table], sc
     return rows
 
 
-def batches_of(records: Iterable[Mapping[str, Any]], schema: pa.Schema = SCHEMA, max_rows: int = BATCH_ROWS, max_bytes: int = 32 << 20) -> Iterator[pa.RecordBatch]:
+def batches_of(
+    records: Iterable[Mapping[str, Any]], schema: pa.Schema = SCHEMA, max_rows: int = BATCH_ROWS, max_bytes: int = 32 << 20
+) -> Iterator[pa.RecordBatch]:
     """Gather dictionaries into record batches of at most `max_rows` rows or about `max_bytes` of text."""
     rows: list[Mapping[str, Any]] = []
     size = 0

@@ -42,7 +42,7 @@ def publish(path: Path) -> Iterator[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             fsync(temporary)
-            os.replace(temporary, path)
+            temporary.replace(path)
             fsync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)

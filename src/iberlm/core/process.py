@@ -15,7 +15,8 @@ WATTS_PER_CORE = 12.0
 def die_with_parent(parent: int) -> None:
     """Ask Linux to kill this process when its parent dies, so that `kill -9` of a run leaves nothing behind.
 
-    `parent` is the process id that the parent knows of itself: it may be dead before this is called. Elsewhere (macOS) it does nothing: there a killed run may leave workers that end at their next read.
+    `parent` is the process id that the parent knows of itself: it may be dead before this is called. Elsewhere (macOS)
+    it does nothing: there a killed run may leave workers that end at their next read.
     """
     if sys.platform != "linux":
         return

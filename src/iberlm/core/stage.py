@@ -254,9 +254,7 @@ class ShardResult:
     metrics: dict[str, Any] = field(default_factory=dict)
 
 
-def map_shards(
-    label: str, function: Callable[[Any, Path], ShardResult], shards: dict[str, Any], record: Record, *, workers: int = 0
-) -> dict[str, ShardResult]:
+def map_shards(label: str, function: Callable[[Any, Path], ShardResult], shards: dict[str, Any], record: Record, *, workers: int = 0) -> dict[str, ShardResult]:
     """Map `function(shard, out)` over named shards in a process pool; return the results in the order of `shards`.
 
     `function` is importable by name and pure: it reads its shard and publishes files below `out` with paths of its

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from iberlm.curate.config import Thresholds
 
-Columns = Mapping[str, npt.NDArray[np.generic]]
+Columns = Mapping[str, npt.NDArray[np.float64]]
 """Annotation columns of one language's documents, each of shape (documents,)."""
 Flags = npt.NDArray[np.bool_]
 Rule = Callable[[Columns, Thresholds], Flags]

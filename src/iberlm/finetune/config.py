@@ -22,7 +22,7 @@ class DataConfig:
 
     kind: str = "sample"
     """sample: the rows that ship with IberLM; path: the user's own files."""
-    paths: list[str] = place(default_factory=list)  # noqa: RUF009
+    paths: list[str] = place(default_factory=list)
     """For kind=path: files or glob patterns (.jsonl, .jsonl.gz, .jsonl.zst, .parquet). Their content enters the key."""
     card: str = ""
     """Name of the data card; it must permit 'sft'."""
@@ -76,7 +76,7 @@ class FinetuneConfig(StageConfig):
     base: str = place("")
     """Folder of the pretrain (or an earlier finetune) stage; empty means `run_dir/pretrain`."""
     model: str = place("")
-    """A plain Hugging Face model folder instead of `base`. Its files enter the key by checksum."""
+    """A plain Hugging Face model folder; given, it takes the place of `base`. Its files enter the key by checksum."""
     data: DataConfig = field(default_factory=DataConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
@@ -115,8 +115,6 @@ class FinetuneConfig(StageConfig):
             at_least(key, getattr(self, key), minimum)
         one_of("precision", self.precision, PRECISIONS)
         one_of("saved_precision", self.saved_precision, SAVED_PRECISIONS)
-        if self.model and self.base:
-            raise ConfigError(f"model: '{self.model}' and base: '{self.base}' are both given; give one of them")
         accumulation_steps(self, self.cluster.processes)
 
     def _check_data(self) -> None:

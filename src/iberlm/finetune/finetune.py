@@ -26,7 +26,7 @@ WORK, CHECKPOINTS = ".work", "checkpoints"
 
 
 def run(config: FinetuneConfig, inputs: list[Manifest], out: Path) -> Manifest:
-    """Fine-tune the `model/` of the one input (a pretrain or finetune stage), or the folder `config.model` without any.
+    """Fine-tune the folder `config.model` if it is given, else the `model/` of the one input (a pretrain or finetune stage).
 
     Writes `model/` (a Hugging Face folder with its chat template), `adapter/` for LoRA, `metrics.jsonl` (a line a step)
     and `samples.json`. An interrupted run goes on from its newest checkpoint and ends in the same bytes. Raises
@@ -34,6 +34,8 @@ def run(config: FinetuneConfig, inputs: list[Manifest], out: Path) -> Manifest:
     """
     require(config.data.card, "sft")
     files = data_files(config.data)
+    if config.model:
+        inputs = []
     base = base_folder(config, inputs)
     outside = {"data": fingerprint(files), "model": [] if inputs else _model_fingerprint(base)}
 
@@ -45,14 +47,14 @@ def run(config: FinetuneConfig, inputs: list[Manifest], out: Path) -> Manifest:
 
 def base_folder(config: FinetuneConfig, inputs: list[Manifest]) -> Path:
     """The Hugging Face folder to begin from."""
-    if config.model and inputs:
-        raise ConfigError(f"model: '{config.model}' is given, but so is the stage in {inputs[0].folder}; use one of them")
     if inputs:
         if not inputs[0].paths("model/"):
             raise DataError(f"{inputs[0].folder}: its '{inputs[0].stage}' stage wrote no model/; choose a folder of pretrain or finetune")
         return inputs[0].folder / "model"
     if not config.model:
-        raise ConfigError("model: no base model: give `base` (the folder of a pretrain stage) or `model` (a Hugging Face folder)")
+        raise ConfigError(
+            f"base: no finished pretrain or finetune stage in '{config.base}'; run it first, or give another `base`, or `model` (a Hugging Face folder)"
+        )
     folder = Path(config.model).absolute()
     if not (folder / "config.json").is_file():
         raise ConfigError(f"model: '{config.model}' is not a Hugging Face model folder: it has no config.json")

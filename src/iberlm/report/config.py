@@ -6,6 +6,7 @@ from pathlib import Path
 from iberlm.core.config import StageConfig, given
 from iberlm.core.stage import place
 
+
 @dataclass(kw_only=True)
 class ReportConfig(StageConfig):
     """Where the stages of the run lie. A folder that is not there is a section that says so."""

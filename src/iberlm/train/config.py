@@ -154,7 +154,7 @@ class PretrainConfig(StageConfig):
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    strategy: StrategyConfig = place(default_factory=StrategyConfig)  # noqa: RUF009
+    strategy: StrategyConfig = place(default_factory=StrategyConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     sequence_length: int = 512
     """Tokens that the model sees of one sample; one more is read, for the targets."""
