@@ -11,7 +11,8 @@ import pytest
 NO_NETWORK = Path(__file__).parent / "no_network"
 
 os.environ["PYTHONPATH"] = os.pathsep.join(entry for entry in (str(NO_NETWORK), os.environ.get("PYTHONPATH", "")) if entry)
-os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_PARALLELISM="false")
+os.environ.update(OMP_WAIT_POLICY="PASSIVE", TOKENIZERS_PARALLELISM="false")
+os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
 runpy.run_path(str(NO_NETWORK / "sitecustomize.py"))  # patches this process, as PYTHONPATH does its children
 
 

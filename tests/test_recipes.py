@@ -70,7 +70,7 @@ def test_a_pipeline_gives_its_folder_and_cluster_to_every_stage() -> None:
         assert stage.out == f"/tmp/mine/{name}"
         assert stage.dry_run
         assert stage.cluster.workers == 3
-    assert settings.evaluate_finetuned.model == "/tmp/mine/finetune/model"
+    assert settings.evaluate_finetuned.model_folder == "/tmp/mine/finetune/model"
 
 
 def test_one_stage_of_a_pipeline_may_run_wider_than_the_others() -> None:

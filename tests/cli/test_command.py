@@ -89,11 +89,26 @@ def test_recipes_of_ones_own_are_found_with_config_dir(tmp_path: Path) -> None:
     assert yaml.safe_load(ended.stdout)["filters"]["gl"]["min_words"] == 999
 
 
+def test_overrides_and_options_may_be_mixed() -> None:
+    ended = iberlm("curate", "run_dir=x", "--cfg", "job", "select.samples=9", "--resolve")
+    settings = yaml.safe_load(ended.stdout)
+    assert (settings["select"]["samples"], settings["out"]) == (9, "x/curate")
+    assert "one of" in iberlm("curate", "--cfg", "job", "--info").stderr
+
+
+def test_a_folder_is_given_by_its_short_name_though_a_group_is_called_so() -> None:
+    for verb, name in (("evaluate", "model"), ("finetune", "model"), ("tokenize", "tokenizer"), ("pretrain", "tokenizer")):
+        ended = iberlm(verb, f"{name}=/some/folder", "--cfg", "job")
+        assert yaml.safe_load(ended.stdout)[f"{name}_folder"] == "/some/folder", ended.stderr
+    assert yaml.safe_load(iberlm("pretrain", "model=llama_125m", "--cfg", "job").stdout)["model"]["name"] == "llama_125m"
+
+
 def test_dry_run_prints_every_stage_and_touches_nothing(tmp_path: Path) -> None:
     ended = iberlm("run", "pipeline=demo", "dry_run=true", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
-    for stage in ("fetch", "curate", "train_tokenizer", "tokenize", "pretrain", "evaluate", "finetune", "evaluate_finetuned", "report"):
-        assert f"{stage}: would run in runs/demo/{stage}" in ended.stderr
+    assert "fetch: would run in runs/demo/fetch\n" in ended.stderr
+    for stage in ("curate", "train_tokenizer", "tokenize", "pretrain", "evaluate", "finetune", "evaluate_finetuned", "report"):
+        assert f"{stage}: would run in runs/demo/{stage}, unless what it reads comes out the same" in ended.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -101,9 +116,10 @@ def test_a_sweep_gives_each_job_a_folder(tmp_path: Path) -> None:
     assert iberlm("fetch", cwd=tmp_path).returncode == 0
     ended = iberlm("curate", "--multirun", "select.samples=1,2", "select.min_validation_documents=1", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
-    folders = sorted(path.name for path in (tmp_path / "runs/default/curate").iterdir())
+    folders = sorted(path.name for path in (tmp_path / "runs/default/curate_sweep").iterdir())
     assert folders == ["select.min_validation_documents=1,select.samples=1", "select.min_validation_documents=1,select.samples=2"]
     assert ended.stderr.count("annotate: start") == 1
+    assert iberlm("curate", cwd=tmp_path).returncode == 0
 
 
 def test_a_stage_without_its_input_says_which_one_to_run() -> None:

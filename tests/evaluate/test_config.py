@@ -33,7 +33,7 @@ def test_a_suite_that_cannot_be_asked_is_refused(settings: dict[str, Any], messa
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"model": ""}, "model: must be given"),
+        ({"model_folder": ""}, "model_folder: must be given"),
         ({"validation": ""}, "validation: must be given for the task 'bits_per_byte'"),
         ({"limit": -1}, "limit: -1 is too small"),
         ({"num_fewshot": -1}, "num_fewshot: -1 is too small"),
@@ -44,25 +44,25 @@ def test_a_suite_that_cannot_be_asked_is_refused(settings: dict[str, Any], messa
 )
 def test_a_wrong_setting_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        EvaluateConfig(**({"model": "model", "validation": "curate"} | settings))
+        EvaluateConfig(**({"model_folder": "model", "validation": "curate"} | settings))
 
 
 def test_every_suite_recipe_makes_settings() -> None:
     recipes = sorted((resource_dir("recipes") / "suite").glob("*.yaml"))
     assert recipes
     for path in recipes:
-        merged = OmegaConf.merge(OmegaConf.structured(EvaluateConfig), {"model": "m", "validation": "v", "suite": OmegaConf.load(path)})
+        merged = OmegaConf.merge(OmegaConf.structured(EvaluateConfig), {"model_folder": "m", "validation": "v", "suite": OmegaConf.load(path)})
         config = OmegaConf.to_object(merged)
         assert isinstance(config, EvaluateConfig)
         assert config.suite.name == path.stem
-    override = OmegaConf.from_dotlist(["model=m", "suite.tasks=[reading]", "suite.upstream={ca-valencia: [xnli_va]}", "validation=v"])
+    override = OmegaConf.from_dotlist(["model_folder=m", "suite.tasks=[reading]", "suite.upstream={ca-valencia: [xnli_va]}", "validation=v"])
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(EvaluateConfig), override))
     assert isinstance(config, EvaluateConfig)
     assert config.suite.upstream == {"ca-valencia": ["xnli_va"]}
 
 
 def test_validation_documents_are_not_asked_for_where_no_task_needs_them() -> None:
-    assert EvaluateConfig(model="model", suite=SuiteConfig(tasks=["reading"])).validation == ""
+    assert EvaluateConfig(model_folder="model", suite=SuiteConfig(tasks=["reading"])).validation == ""
 
 
 def test_neither_the_settings_nor_the_stage_import_torch_or_the_harness() -> None:

@@ -31,7 +31,7 @@ FAMILIES = ["minimal_pairs", "reading", "bits_per_byte"]
 
 
 def settings(model: Path, validation: Path, **changes: Any) -> EvaluateConfig:
-    return EvaluateConfig(model=str(model), validation=str(validation), **changes)
+    return EvaluateConfig(model_folder=str(model), validation=str(validation), **changes)
 
 
 def rows(manifest: Manifest, name: str = "results.parquet") -> list[dict[str, Any]]:
@@ -179,7 +179,7 @@ assert not datasets.config.HF_HUB_OFFLINE
 from iberlm.evaluate.config import EvaluateConfig, SuiteConfig
 from iberlm.evaluate.evaluate import run
 model, validation, out = sys.argv[1:]
-run(EvaluateConfig(model=model, validation=validation, suite=SuiteConfig(languages=["gl"]), limit=2), [], pathlib.Path(out))
+run(EvaluateConfig(model_folder=model, validation=validation, suite=SuiteConfig(languages=["gl"]), limit=2), [], pathlib.Path(out))
 assert not datasets.config.HF_HUB_OFFLINE
 print(tried)
 """

@@ -50,7 +50,7 @@ def test_the_recipes_of_methods_and_data_are_valid(method: str) -> None:
 
 
 def test_where_it_runs_and_where_the_files_lie_do_not_decide_the_key() -> None:
-    here = FinetuneConfig(data=DataConfig(kind="path", card="c", paths=["a.jsonl"]), model="m", micro_batch_size=2)
+    here = FinetuneConfig(data=DataConfig(kind="path", card="c", paths=["a.jsonl"]), model_folder="m", micro_batch_size=2)
     there = FinetuneConfig(data=DataConfig(kind="path", card="c", paths=["b.jsonl"]), base="n", micro_batch_size=8, cluster=ClusterConfig(processes=2))
     assert identity(here) == identity(there)
     assert identity(here) != identity(FinetuneConfig(data=DataConfig(kind="path", card="d", paths=["a.jsonl"])))

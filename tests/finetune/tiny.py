@@ -100,5 +100,8 @@ def config_of(model: Path, data: Path, *, method: str = "full", data_settings: d
     own = MethodConfig(kind=method, learning_rate=3e-3, lora=LoraConfig(r=4, alpha=8.0))
     values: dict[str, Any] = {"epochs": 1, "max_steps": 3, "global_batch_examples": 4, "micro_batch_size": 2, "sequence_length": 384, "max_new_tokens": 8}
     return FinetuneConfig(
-        model=str(model), data=DataConfig(kind="path", paths=[str(data)], card="town_answers", **(data_settings or {})), method=own, **(values | settings)
+        model_folder=str(model),
+        data=DataConfig(kind="path", paths=[str(data)], card="town_answers", **(data_settings or {})),
+        method=own,
+        **(values | settings),
     )

@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from iberlm.core.config import StageConfig
-from iberlm.core.manifest import Manifest, read_manifest
+from iberlm.core.manifest import Counts, Manifest, read_manifest
+from iberlm.core.progress import say
 from iberlm.core.stage import place
 from iberlm.curate.config import AnnotateConfig, DedupConfig, SelectConfig, SelectOptions, Thresholds
 from iberlm.extract.config import ExtractConfig
@@ -49,4 +50,19 @@ def run(config: CurateConfig) -> Manifest:
     extracted = extract.run(config.extract, [read_manifest(Path(config.raw))], Path(config.extracted))
     annotated = annotate.run(config.annotate, [extracted], Path(config.annotated))
     clusters = dedup.run(config.dedup, [annotated], Path(config.clusters))
-    return select.run(config.select_config(), [annotated, clusters], Path(config.out))
+    curated = select.run(config.select_config(), [annotated, clusters], Path(config.out))
+    for line in funnel(curated.counts):
+        say(line)
+    return curated
+
+
+def funnel(counts: Counts) -> list[str]:
+    """One line a language: documents kept, and dropped by reason, the commonest first."""
+    lines = []
+    for language in sorted({*counts.kept, *counts.dropped}):
+        reasons = sorted(counts.dropped.get(language, {}).items(), key=lambda entry: (-entry[1], entry[0]))
+        dropped = ", ".join(f"{reason} {documents:,}" for reason, documents in reasons) or "none"
+        lines.append(
+            f"curate: {language}: kept {counts.kept.get(language, 0):,} of {counts.kept.get(language, 0) + sum(dict(reasons).values()):,}; dropped: {dropped}"
+        )
+    return lines

@@ -27,8 +27,17 @@ from iberlm.core.files import write_text
 from iberlm.core.progress import say
 from iberlm.core.resources import resource_dir
 
-HYDRA_SETTINGS = ["hydra.output_subdir=null", "hydra.run.dir=.", "hydra/job_logging=none", "hydra/hydra_logging=none"]
+HYDRA_SETTINGS = [
+    "hydra.output_subdir=null",
+    "hydra.run.dir=.",
+    "hydra/job_logging=none",
+    "hydra/hydra_logging=none",
+    "hydra.job.config.override_dirname.exclude_keys=[run_dir,out]",
+]
 """Hydra writes nothing: the run folder's manifests hold the resolved configuration. Programs that set these are respected."""
+
+
+_OPTIONS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--experimental-rerun")
 
 
 def register_schemas() -> None:
@@ -63,12 +72,16 @@ def hydra_main(verb: Verb, arguments: list[str]) -> int:
             failures.append(error)
 
     program, environment = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    sys.argv = [f"iberlm {verb.name}", *_with_defaults(arguments)]
+    sys.argv = [f"iberlm {verb.name}", *_with_defaults(with_short_names(verb, arguments))]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors reach us as exceptions
     try:
         hydra.main(version_base="1.3", config_path=str(resource_dir("recipes")), config_name=verb.recipe)(task)()
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error, verb.config_class())) from error
+    except ValueError as error:  # Hydra's word on options that exclude each other
+        if "can be specified" not in str(error) and "can only be used" not in str(error):
+            raise
+        raise ConfigError(str(error)) from error
     finally:
         sys.argv = program
         if environment is None:
@@ -88,11 +101,25 @@ def _register_needed(verb: Verb) -> None:
 
 
 def _with_defaults(arguments: list[str]) -> list[str]:
-    """`arguments` with ours among the overrides, which argparse wants side by side."""
-    given = {argument.split("=")[0] for argument in arguments}
+    """`arguments` with ours among the overrides, and the overrides before the options: argparse wants them side by side."""
+    overrides: list[str] = []
+    options: list[str] = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        is_value = before in _OPTIONS_WITH_VALUE or (before == "--info" and "=" not in argument)
+        (options if argument.startswith("-") or is_value else overrides).append(argument)
+    given = {override.split("=")[0] for override in overrides}
     ours = [setting for setting in [*HYDRA_SETTINGS, search_path_override()] if setting.split("=")[0] not in given]
-    first = next((index for index, argument in enumerate(arguments) if "=" in argument and not argument.startswith("--")), 0)
-    return [*arguments[:first], *ours, *arguments[first:]]
+    return [*ours, *overrides, *options]
+
+
+def with_short_names(verb: Verb, arguments: list[str]) -> list[str]:
+    """`model=PATH` stands for `model_folder=PATH` (and `tokenizer=` likewise) where the verb has no setting of that name.
+
+    Hydra would take it for a choice of the group `recipes/model/`, which other verbs have.
+    """
+    names = {entry.name for entry in dataclasses.fields(verb.config_class())}
+    short = {name.removesuffix("_folder") for name in names if name.endswith("_folder")} - names
+    return [re.sub(r"^(\+{0,2})(\w+)=", lambda found: f"{found[1]}{found[2]}_folder=" if found[2] in short else found[0], entry) for entry in arguments]
 
 
 def _is_sweep() -> bool:
@@ -100,11 +127,11 @@ def _is_sweep() -> bool:
 
 
 def _to_settings(verb: Verb, config: DictConfig) -> StageConfig:
-    """The verb's dataclass. In a sweep each job gets a folder of its own below `out` (a pipeline: below `run_dir`), named for its overrides."""
+    """The verb's dataclass. In a sweep each job gets a folder of its own beside `out` (a pipeline: `run_dir`), named for its overrides."""
     if _is_sweep():
         folder = re.sub(r"[^\w.=,+-]", "_", HydraConfig.get().job.override_dirname)
         key = "run_dir" if verb.recipe == "run" else "out"
-        config[key] = str(Path(config[key]) / folder)
+        config[key] = str(Path(f"{config[key]}_sweep") / folder)
     settings = OmegaConf.to_object(config)
     if not isinstance(settings, verb.config_class()):
         raise ConfigError(f"recipes/{verb.recipe}.yaml: its defaults must start with '{verb.recipe}_schema'")
@@ -159,7 +186,7 @@ def _unknown_choice(error: MissingConfigException) -> str:
     if options:
         choices = ", ".join(sorted(options))
         hint = difflib.get_close_matches(name, options, 1)
-        return f"{group}={name}: there is no such recipe{f'; did you mean {hint[0]}?' if hint else ''}. Choose among {choices}"
+        return f"{group}={name}: there is no such recipe{f'; did you mean {hint[0]}?' if hint else '.'} Choose among {choices}"
     return re.sub(r"\s*\n\s*", "; ", str(error).split("Config search path")[0].strip())
 
 

@@ -17,6 +17,8 @@ INTERRUPTED_STATUS = 130
 
 def main() -> None:
     """Entry point: run the command line and exit with its status."""
+    # before any library starts its threads: spinning ones halve the speed on cores that others use too (docs/benchmarks.md)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         status = _dispatch(sys.argv[1:])
     except IberlmError as error:

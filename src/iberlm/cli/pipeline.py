@@ -14,10 +14,11 @@ from pathlib import Path
 
 from iberlm.cli.curate_verb import CurateConfig
 from iberlm.core.config import StageConfig, given, one_of
-from iberlm.core.errors import DataError, IberlmError, ResourceError
+from iberlm.core.errors import DataError, ResourceError
 from iberlm.core.manifest import Manifest, read_manifest
 from iberlm.core.process import die_with_parent
 from iberlm.core.progress import say
+from iberlm.core.ranks import Interrupted, forwarded_stop_signals
 from iberlm.core.stage import WouldRunError, place, shown
 from iberlm.evaluate.config import EvaluateConfig
 from iberlm.finetune.config import FinetuneConfig
@@ -59,14 +60,14 @@ def run_pipeline(config: RunConfig) -> Manifest:
     would_run: list[WouldRunError] = []
     for stage in config.stages:
         settings: StageConfig = getattr(config, stage)
+        if config.dry_run and would_run:  # what this stage reads is still to be made, so nobody can tell whether it will change
+            say(f"{stage}: would run in {shown(Path(settings.out).absolute())}, unless what it reads comes out the same")
+            continue
         try:
             if _is_complete(stage, settings):
                 continue
         except WouldRunError as plan:
             would_run.append(plan)
-        except IberlmError:
-            if not (config.dry_run and would_run):  # under dry_run what this stage reads may be still to be made
-                raise
         if config.dry_run:
             say(f"{stage}: would run in {shown(Path(settings.out).absolute())}")
             continue
@@ -103,7 +104,13 @@ def _run_frozen(stage: str, settings: StageConfig, run_dir: Path) -> None:
     path = run_dir / "configs" / f"{stage}.yaml"
     freeze(settings, path)
     command = [sys.executable, "-m", "iberlm", _verb_of(stage), "--frozen", str(path)]
-    status = subprocess.run(command, preexec_fn=functools.partial(die_with_parent, os.getpid()), check=False).returncode  # no threads run here
+    children: list[subprocess.Popen[str]] = []
+    with forwarded_stop_signals(lambda: children):
+        # preexec_fn is safe: this process has no threads of its own
+        children.append(subprocess.Popen(command, preexec_fn=functools.partial(die_with_parent, os.getpid()), text=True))
+        status = children[0].wait()
+    if status == Interrupted.exit_status:
+        raise Interrupted(f"stopped in '{stage}'; run the same command again to go on")
     if status < 0:
         raise ResourceError(f"{stage}: its process was ended by signal {-status}, most often for lack of memory; run the same command again to go on")
     if status > 0:

@@ -72,7 +72,7 @@ def tokenize(config: Any) -> Manifest:
     """Documents and tokenizer -> token store."""
     from iberlm.tokenizer import store as stage
 
-    return stage.run(config, [read_manifest(Path(config.documents)), read_manifest(Path(config.tokenizer))], Path(config.out))
+    return stage.run(config, [read_manifest(Path(config.documents)), read_manifest(Path(config.tokenizer_folder))], Path(config.out))
 
 
 def pretrain(config: Any) -> Manifest:
@@ -83,7 +83,7 @@ def pretrain(config: Any) -> Manifest:
     tokens = read_manifest(Path(config.tokens))
     for card in tokens.cards:
         require(card, "pretrain")
-    return stage.run(config, [tokens, read_manifest(Path(config.tokenizer))], Path(config.out))
+    return stage.run(config, [tokens, read_manifest(Path(config.tokenizer_folder))], Path(config.out))
 
 
 def finetune(config: Any) -> Manifest:

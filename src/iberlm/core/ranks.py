@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -65,7 +65,7 @@ def run_ranks(module: str, arguments: list[str], processes: int) -> None:
         ranks: list[_Rank] = []
         try:
             # the handlers first: a signal while ranks start must not leave them behind
-            with _forwarded(ranks):
+            with forwarded_stop_signals(lambda: [rank.process for rank in ranks]):
                 for number in range(processes):
                     ranks.append(_start(module, arguments, number, environment, Path(reports)))  # noqa: PERF401 - the signal handler sees each at once
                 _wait(ranks)
@@ -85,16 +85,19 @@ def rank_main(main: Callable[[list[str]], None]) -> None:
     if launcher is not None:
         die_with_parent(int(launcher))
     _adopt_slurm(os.environ)
+    status = 0
     try:
         main(sys.argv[1:])
     except IberlmError as error:
         _report(type(error).__name__, str(error), error.exit_status)
         if launcher is None and os.environ.get("RANK", "0") == "0":
             say(f"{error}")
-        sys.exit(error.exit_status)
+        status = error.exit_status
     except Exception as error:
         _report("", f"{type(error).__name__}: {error}", 1)
         raise
+    if status:  # only here: within the handler the error's frames would keep the model alive until the interpreter ends
+        sys.exit(status)
 
 
 def _report(kind: str, message: str, exit_status: int) -> None:
@@ -151,11 +154,13 @@ def _pass_on(rank: _Rank) -> None:
 
 
 @contextlib.contextmanager
-def _forwarded(ranks: list[_Rank]) -> Iterator[None]:
+def forwarded_stop_signals(processes: "Callable[[], Iterable[subprocess.Popen[str]]]") -> Iterator[None]:
+    """Inside, SIGTERM and SIGUSR2 go to the running ones of `processes()` instead of ending this process."""
+
     def forward(number: int, frame: FrameType | None) -> None:
-        for rank in ranks:
-            if rank.process.poll() is None:
-                rank.process.send_signal(number)
+        for process in processes():
+            if process.poll() is None:
+                process.send_signal(number)
 
     if threading.current_thread() is not threading.main_thread():  # only the main thread may have handlers
         yield

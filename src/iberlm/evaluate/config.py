@@ -50,7 +50,7 @@ class EvaluateConfig(StageConfig):
     The model and the validation documents are places: what decides is the content of their files.
     """
 
-    model: str = place("")
+    model_folder: str = place("")
     """Hugging Face model folder (safetensors, config.json, tokenizer files)."""
     validation: str = place("")
     """Folder with `validation.LANGSAFE.parquet` (or `documents/validation.LANGSAFE.parquet`); for `bits_per_byte`."""
@@ -71,7 +71,7 @@ class EvaluateConfig(StageConfig):
     """Put questions in the model's chat template; tasks that score raw text never are."""
 
     def __post_init__(self) -> None:
-        given("model", self.model)
+        given("model_folder", self.model_folder)
         at_least("num_fewshot", self.num_fewshot, 0)
         at_least("limit", self.limit, 0)
         at_least("batch_size", self.batch_size, 1)

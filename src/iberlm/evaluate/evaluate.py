@@ -30,7 +30,7 @@ def run(config: EvaluateConfig, inputs: list[Manifest], out: Path) -> Manifest:
     bits per byte: its cell is missing, never zero. Raises `DataError` when the model cannot be loaded, gives
     likelihoods that are not numbers, or a task's data set is not there.
     """
-    if config.dry_run and not Path(config.model).is_dir():  # the model of a line that has not run yet
+    if config.dry_run and not Path(config.model_folder).is_dir():  # the model of a line that has not run yet
         raise WouldRunError(STAGE, out.absolute())
     return run_stage(STAGE, VERSION, _body, config, inputs, out, fingerprint=_fingerprint(config))
 
@@ -39,7 +39,7 @@ def _fingerprint(config: EvaluateConfig) -> dict[str, Any]:
     tasks, _ = own_tasks(config.suite.tasks, config.suite.languages)
     languages = [task.language for task in tasks if task.family == BITS_PER_BYTE]
     return {
-        "model": model_files(Path(config.model)),
+        "model": model_files(Path(config.model_folder)),
         "tasks": task_files(tasks),
         "validation": validation_files(Path(config.validation), languages),
         "lm_eval": importlib.metadata.version("lm_eval"),

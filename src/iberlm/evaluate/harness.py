@@ -69,7 +69,7 @@ class _Remark:
 
 
 def _common_columns(config: EvaluateConfig, model: Any) -> dict[str, Any]:
-    folder = Path(config.model)
+    folder = Path(config.model_folder)
     return {
         "suite": config.suite.name,
         "model": str(folder),
@@ -126,6 +126,6 @@ def _refuse_nan(config: EvaluateConfig, task: SuiteTask, samples: list[dict[str,
         values = [response[0] if isinstance(response, tuple) else response for response in sample["filtered_resps"]]
         if not all(math.isfinite(value) for value in values):
             raise DataError(
-                f"{config.model}: log-likelihood {values} on item {sample['doc_id']} of {task.name}: its weights are damaged or overflow in "
+                f"{config.model_folder}: log-likelihood {values} on item {sample['doc_id']} of {task.name}: its weights are damaged or overflow in "
                 f"dtype={config.dtype}; look at the training's loss, or try dtype=float32"
             )

@@ -18,7 +18,7 @@ def load_model(config: EvaluateConfig) -> tuple[Any, Any]:
     Raises `DataError` when the folder cannot be loaded, lacks weights or has a tokenizer larger than its embeddings,
     `ConfigError` for a device that is not there or a chat template that is missing, `ResourceError` when memory is short.
     """
-    folder = Path(config.model).absolute()
+    folder = Path(config.model_folder).absolute()
     device = pick_device(config.device)
     offline = {"local_files_only": True, "trust_remote_code": False}
     placement = {"device_map": "auto"} if device == SPREAD else {}

@@ -75,7 +75,7 @@ class FinetuneConfig(StageConfig):
 
     base: str = place("")
     """Folder of the pretrain (or an earlier finetune) stage; empty means `run_dir/pretrain`."""
-    model: str = place("")
+    model_folder: str = place("")
     """A plain Hugging Face model folder; given, it takes the place of `base`. Its files enter the key by checksum."""
     data: DataConfig = field(default_factory=DataConfig)
     method: MethodConfig = field(default_factory=MethodConfig)

@@ -26,7 +26,7 @@ WORK, CHECKPOINTS = ".work", "checkpoints"
 
 
 def run(config: FinetuneConfig, inputs: list[Manifest], out: Path) -> Manifest:
-    """Fine-tune the folder `config.model` if it is given, else the `model/` of the one input (a pretrain or finetune stage).
+    """Fine-tune the folder `config.model_folder` if it is given, else the `model/` of the one input (a pretrain or finetune stage).
 
     Writes `model/` (a Hugging Face folder with its chat template), `adapter/` for LoRA, `metrics.jsonl` (a line a step)
     and `samples.json`. An interrupted run goes on from its newest checkpoint and ends in the same bytes. Raises
@@ -34,7 +34,7 @@ def run(config: FinetuneConfig, inputs: list[Manifest], out: Path) -> Manifest:
     """
     require(config.data.card, "sft")
     files = data_files(config.data)
-    if config.model:
+    if config.model_folder:
         inputs = []
     base = base_folder(config, inputs)
     outside = {"data": fingerprint(files), "model": [] if inputs else _model_fingerprint(base)}
@@ -51,15 +51,15 @@ def base_folder(config: FinetuneConfig, inputs: list[Manifest]) -> Path:
         if not inputs[0].paths("model/"):
             raise DataError(f"{inputs[0].folder}: its '{inputs[0].stage}' stage wrote no model/; choose a folder of pretrain or finetune")
         return inputs[0].folder / "model"
-    if not config.model:
+    if not config.model_folder:
         raise ConfigError(
             f"base: no finished pretrain or finetune stage in '{config.base}'; run it first, or give another `base`, or `model` (a Hugging Face folder)"
         )
-    folder = Path(config.model).absolute()
+    folder = Path(config.model_folder).absolute()
     if not (folder / "config.json").is_file():
-        raise ConfigError(f"model: '{config.model}' is not a Hugging Face model folder: it has no config.json")
+        raise ConfigError(f"model_folder: '{config.model_folder}' is not a Hugging Face model folder: it has no config.json")
     if not any(folder.glob("*.safetensors")):
-        raise ConfigError(f"model: '{config.model}' has no *.safetensors; other formats of weights can carry code and are not read")
+        raise ConfigError(f"model_folder: '{config.model_folder}' has no *.safetensors; other formats of weights can carry code and are not read")
     return folder
 
 

@@ -20,6 +20,8 @@ from typing import Any
 # before huggingface_hub is imported, which reads them once: nothing here may ask a network for anything
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+# before torch loads OpenMP: on cores that others use too, threads that spin while they wait make small models several times slower
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import datasets
 import torch

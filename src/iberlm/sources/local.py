@@ -35,7 +35,7 @@ def gather(name: str, source: SourceConfig, card: Card) -> list[FileEntry]:
     files = local_files(f"corpus.sources.{name}.path", source.path)
     if all(path.stat().st_size == 0 for path in files):
         raise DataError(f"corpus.sources.{name}.path: '{source.path}' matches only empty files ({len(files)})")
-    root = _common_root(files)
+    root = _root_of(source.path)
     entries = [
         describe(path, None, name=name, inner=path.relative_to(root).as_posix(), form=source.format or format_of(path), source=source, card=card)
         for path in files
@@ -44,12 +44,15 @@ def gather(name: str, source: SourceConfig, card: Card) -> list[FileEntry]:
     return entries
 
 
-def _common_root(files: list[Path]) -> Path:
-    parents = [path.parent for path in files]
-    root = parents[0]
-    while not all(parent.is_relative_to(root) for parent in parents):
-        root = root.parent
-    return root
+def _root_of(path: str) -> Path:
+    """The folder below which a source's files are named: the folder itself, a pattern's part before the first wildcard, a file's folder."""
+    expanded = Path(path).expanduser().absolute()
+    if expanded.is_dir():
+        return expanded
+    fixed = expanded.parent
+    while glob.has_magic(str(fixed)):
+        fixed = fixed.parent
+    return fixed
 
 
 def _check_against_card(card: Card, entries: list[FileEntry]) -> None:

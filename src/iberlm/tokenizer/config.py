@@ -66,7 +66,7 @@ class TokenizeConfig(StageConfig):
 
     documents: str = place("")
     """Folder of the curate stage; empty means the one of this run."""
-    tokenizer: str = place("")
+    tokenizer_folder: str = place("")
     """Folder of the train-tokenizer stage; empty means the one of this run."""
     max_shard_bytes: int = 1_000_000_000
     """Uncompressed bytes of Parquet text in one shard: what one worker does at a time and what an interruption costs."""

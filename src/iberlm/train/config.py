@@ -148,7 +148,7 @@ class PretrainConfig(StageConfig):
 
     tokens: str = place("")
     """Folder of the tokenize stage; empty means `run_dir/tokenize`."""
-    tokenizer: str = place("")
+    tokenizer_folder: str = place("")
     """Folder of the train-tokenizer stage; empty means `run_dir/train_tokenizer`."""
     model: ModelConfig = field(default_factory=ModelConfig)
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
