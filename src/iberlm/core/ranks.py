@@ -16,12 +16,13 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from iberlm.core import errors
 from iberlm.core.errors import IberlmError, ResourceError
@@ -79,25 +80,37 @@ def run_ranks(module: str, arguments: list[str], processes: int) -> None:
         _raise_failure(ranks)
 
 
-def rank_main(main: Callable[[list[str]], None]) -> None:
-    """Run `main(sys.argv[1:])` as one rank: dies with its launcher, reports an `IberlmError`, ends with its exit status."""
+def rank_main(main: Callable[[list[str]], object]) -> NoReturn:
+    """Run `main(sys.argv[1:])` as one rank: dies with its launcher, reports an error, ends with its exit status.
+
+    The process ends without Python's teardown, and what `main` returns is kept until then: freeing a gloo process group
+    just after a collective can wait for minutes on a thread of its own (seen with torch 2.13), with the work long done.
+    """
     launcher = os.environ.get(_PARENT)
     if launcher is not None:
-        die_with_parent(int(launcher))
+        die_with_parent()
+        if os.getppid() != int(launcher):  # it died before the line above took hold
+            os._exit(1)
     _adopt_slurm(os.environ)
-    status = 0
     try:
-        main(sys.argv[1:])
+        kept = main(sys.argv[1:])
+        _end(0, kept)
     except IberlmError as error:
         _report(type(error).__name__, str(error), error.exit_status)
         if launcher is None and os.environ.get("RANK", "0") == "0":
             say(f"{error}")
-        status = error.exit_status
-    except Exception as error:
+        _end(error.exit_status, error)
+    except BaseException as error:
         _report("", f"{type(error).__name__}: {error}", 1)
-        raise
-    if status:  # only here: within the handler the error's frames would keep the model alive until the interpreter ends
-        sys.exit(status)
+        traceback.print_exc()
+        _end(1, error)
+
+
+def _end(status: int, _kept: object) -> NoReturn:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
 
 
 def _report(kind: str, message: str, exit_status: int) -> None:

@@ -102,6 +102,8 @@ class FinetuneConfig(StageConfig):
     """An interrupted run goes on from its newest checkpoint; 0 saves one an epoch."""
     max_new_tokens: int = 128
     """Longest sample answer, in tokens."""
+    temperature: float = 0.0
+    """Of the sample answers: 0 takes the likeliest token each time, above 0 draws (from `seed`). A small model repeats itself at 0."""
 
     def __post_init__(self) -> None:
         self._check_data()
@@ -111,7 +113,7 @@ class FinetuneConfig(StageConfig):
             raise ConfigError(f"schedule.warmup_fraction: {self.schedule.warmup_fraction:g} is out of range; it must be from 0 to below 1")
         for key, minimum in {"epochs": 1, "max_steps": 0, "global_batch_examples": 1, "micro_batch_size": 1, "sequence_length": 0, "seed": 0}.items():
             at_least(key, getattr(self, key), minimum)
-        for key, minimum in {"clip_norm": 0, "checkpoint_every_steps": 0, "max_new_tokens": 1}.items():
+        for key, minimum in {"clip_norm": 0, "checkpoint_every_steps": 0, "max_new_tokens": 1, "temperature": 0}.items():
             at_least(key, getattr(self, key), minimum)
         one_of("precision", self.precision, PRECISIONS)
         one_of("saved_precision", self.saved_precision, SAVED_PRECISIONS)

@@ -94,18 +94,21 @@ class Meter:
     def _answer(self, model: Any, prompt: list[int]) -> tuple[str, bool]:
         ids = torch.tensor([prompt], device=model.device)
         pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.stop[0]
-        output = model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            do_sample=False,
-            num_beams=1,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            max_new_tokens=self.config.max_new_tokens,
-            eos_token_id=self.stop,
-            pad_token_id=pad,
-        )
+        drawn = self.config.temperature > 0
+        with torch.random.fork_rng():  # generate draws from the global generator
+            torch.manual_seed(self.config.seed)
+            output = model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=drawn,
+                num_beams=1,
+                temperature=self.config.temperature if drawn else None,
+                top_p=None,
+                top_k=None,
+                max_new_tokens=self.config.max_new_tokens,
+                eos_token_id=self.stop,
+                pad_token_id=pad,
+            )
         new = output[0, len(prompt) :].tolist()
         stopped = bool(new) and new[-1] in self.stop
         return self.tokenizer.decode(new, skip_special_tokens=True).strip(), stopped

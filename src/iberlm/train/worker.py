@@ -28,8 +28,11 @@ SUMMARY = "summary.json"
 FROZEN = "frozen.json"
 
 
-def train_rank(config: PretrainConfig, tokens_folder: Path, tokenizer_folder: Path, out: Path) -> None:
-    """Train as this process's rank, going on from the newest checkpoint in `out`; the first rank leaves the model and `SUMMARY`."""
+def train_rank(config: PretrainConfig, tokens_folder: Path, tokenizer_folder: Path, out: Path) -> loop.Run:
+    """Train as this process's rank, going on from the newest checkpoint in `out`; the first rank leaves the model and `SUMMARY`.
+
+    Returns what it trained with, for `core.ranks.rank_main` to keep until the process ends.
+    """
     tokenizer_files = tokenizer_folder / "tokenizer"
     if not tokenizer_files.is_dir():
         raise DataError(f"{tokenizer_files}: missing; run train-tokenizer first, or give tokenizer=FOLDER of a finished one")
@@ -67,6 +70,7 @@ def train_rank(config: PretrainConfig, tokens_folder: Path, tokenizer_folder: Pa
             export.write_generations(config, out / export.MODEL, out / export.GENERATIONS)
             write_json(out / SUMMARY, _summary(run, parameter_count(parallel.module), results))
         parallel.barrier()
+    return run
 
 
 def _announce(config: PretrainConfig, vocabulary: int, parameters: int, shares: dict[str, float]) -> None:
@@ -99,11 +103,11 @@ def freeze(config: PretrainConfig, tokens_folder: Path, tokenizer_folder: Path, 
     return path
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str]) -> loop.Run:
     """Train one rank from a frozen file."""
     value = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
     config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(PretrainConfig), value["config"]))
-    train_rank(config, Path(value["tokens_folder"]), Path(value["tokenizer_folder"]), Path(value["out"]))
+    return train_rank(config, Path(value["tokens_folder"]), Path(value["tokenizer_folder"]), Path(value["out"]))
 
 
 if __name__ == "__main__":
