@@ -58,8 +58,9 @@ def test_recipes_cards_and_tasks_are_found_from_the_installed_wheel(installed: P
     assert run(installed, "cards", "validate").returncode == 0
     where = "import iberlm.core.resources as r; print(*[r.resource_dir(kind) for kind in r.KINDS])"
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    found = subprocess.run([installed / "venv/bin/python", "-c", where], cwd=installed, env=environment, capture_output=True, text=True, check=True).stdout.split()
-    assert all(str(installed) in folder for folder in found)
+    command = [installed / "venv/bin/python", "-c", where]
+    found = subprocess.run(command, cwd=installed, env=environment, capture_output=True, text=True, check=True).stdout
+    assert all(str(installed) in folder for folder in found.split())
 
 
 def test_the_line_begins_from_the_installed_wheel(installed: Path) -> None:

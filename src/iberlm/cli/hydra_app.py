@@ -32,7 +32,7 @@ HYDRA_SETTINGS = [
     "hydra.run.dir=.",
     "hydra/job_logging=none",
     "hydra/hydra_logging=none",
-    "hydra.job.config.override_dirname.exclude_keys=[run_dir,out]",
+    "hydra.job.config.override_dirname.exclude_keys=[run_dir,out,dry_run]",
 ]
 """Hydra writes nothing: the run folder's manifests hold the resolved configuration. Programs that set these are respected."""
 

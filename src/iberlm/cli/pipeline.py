@@ -6,6 +6,7 @@ in `RUN_DIR/configs/` and runs as `iberlm VERB --frozen FILE`: the same seam tha
 
 import functools
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from iberlm.core.errors import DataError, ResourceError
 from iberlm.core.manifest import Manifest, read_manifest
 from iberlm.core.process import die_with_parent
 from iberlm.core.progress import say
-from iberlm.core.ranks import Interrupted, forwarded_stop_signals
+from iberlm.core.ranks import STOP_SIGNALS, Interrupted, forwarded_stop_signals
 from iberlm.core.stage import WouldRunError, place, shown
 from iberlm.evaluate.config import EvaluateConfig
 from iberlm.finetune.config import FinetuneConfig
@@ -111,6 +112,8 @@ def _run_frozen(stage: str, settings: StageConfig, run_dir: Path) -> None:
         status = children[0].wait()
     if status == Interrupted.exit_status:
         raise Interrupted(f"stopped in '{stage}'; run the same command again to go on")
+    if -status in STOP_SIGNALS:  # a stage that does not listen for them has nothing to save: its finished shards are on disk
+        raise Interrupted(f"stopped in '{stage}' by {signal.Signals(-status).name}; run the same command again to go on")
     if status < 0:
         raise ResourceError(f"{stage}: its process was ended by signal {-status}, most often for lack of memory; run the same command again to go on")
     if status > 0:

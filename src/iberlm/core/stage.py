@@ -242,7 +242,7 @@ def _prepare(stage: str, out: Path, key: str, resumable: bool) -> None:
     if not same:
         write_json(begun, {"stage": stage, "key": key})
     elif resumable:
-        say(f"{stage}: an interrupted run with the same settings is in {out}; going on from it")
+        say(f"{stage}: an interrupted run with the same settings is in {shown(out)}; going on from it")
 
 
 @dataclass

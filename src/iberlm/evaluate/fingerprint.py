@@ -30,13 +30,13 @@ def model_files(folder: Path) -> dict[str, str]:
     Raises `DataError` when it is not one.
     """
     if not folder.is_dir():
-        raise DataError(f"model: there is no folder {folder}; train a model first or give the path of a Hugging Face model folder")
+        raise DataError(f"model_folder: there is no folder {folder}; train a model first or give the path of a Hugging Face model folder")
     if not (folder / "config.json").is_file():
-        raise DataError(f"model: {folder} holds no config.json, so it is not a Hugging Face model folder")
+        raise DataError(f"model_folder: {folder} holds no config.json, so it is not a Hugging Face model folder")
     if not any(folder.glob(WEIGHTS)):
-        raise DataError(f"model: {folder} holds no *.safetensors; weights in other formats are not read, convert them first")
+        raise DataError(f"model_folder: {folder} holds no *.safetensors; weights in other formats are not read, convert them first")
     if not any(folder.glob("tokenizer*")) and not any(folder.glob("*.model")):
-        raise DataError(f"model: {folder} holds no tokenizer files; copy the folder of the tokenizer that it was trained with into it")
+        raise DataError(f"model_folder: {folder} holds no tokenizer files; copy the folder of the tokenizer that it was trained with into it")
     names = {path for pattern in (WEIGHTS, *_SETTINGS) for path in folder.glob(pattern) if path.is_file()}
     return {path.name: checksum(path) for path in sorted(names)}
 

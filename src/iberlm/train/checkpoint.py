@@ -24,6 +24,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
 from iberlm.core.errors import ConfigError, CorruptError
 from iberlm.core.files import TEMPORARY_SUFFIX, disk_errors, fsync, sha256_file, write_json
 from iberlm.core.progress import say
+from iberlm.core.stage import shown
 from iberlm.train.strategy import Parallel
 
 RECORD = "checkpoint.json"
@@ -65,7 +66,7 @@ def save(parallel: Parallel, folder: Path, step: int, fingerprint: dict[str, Any
             fsync(folder)
             for old in list_checkpoints(folder)[:-keep_last]:
                 shutil.rmtree(old)
-        say(f"checkpoint: saved {path}")
+        say(f"checkpoint: saved {shown(path)}")
     parallel.barrier()
     return path
 
@@ -125,7 +126,7 @@ def _load(parallel: Parallel, path: Path, fingerprint: dict[str, Any]) -> int:
             load_sharded({"model": model, "optimizer": optimizer}, checkpoint_id=path, no_dist=not dist.is_initialized())
         set_state_dict(parallel.model, parallel.optimizer, model_state_dict=model, optim_state_dict=optimizer)
     if parallel.rank == 0:
-        say(f"checkpoint: going on from {path}")
+        say(f"checkpoint: going on from {shown(path)}")
     return int(record["step"])
 
 

@@ -181,13 +181,22 @@ class PretrainConfig(StageConfig):
     prompts: dict[str, str] = field(default_factory=_default_prompts)
     """One prompt a language for the sample generations at the end."""
     max_new_tokens: int = 40
+    temperature: float = 0.0
+    """Of the sample generations: 0 takes the likeliest token each time, above 0 draws (from `seed`)."""
     saved_precision: str = "fp32"
     """Type of the weights in `model/`."""
 
     def __post_init__(self) -> None:
         for key, minimum in {"sequence_length": 2, "global_batch_tokens": 2, "micro_batch_size": 1, "steps": 0, "tokens_total": 0, "seed": 0}.items():
             at_least(key, getattr(self, key), minimum)
-        for key, minimum in {"clip_norm": 0, "log_every_steps": 1, "validate_every_steps": 0, "validation_tokens": 0, "max_new_tokens": 1}.items():
+        for key, minimum in {
+            "clip_norm": 0,
+            "log_every_steps": 1,
+            "validate_every_steps": 0,
+            "validation_tokens": 0,
+            "max_new_tokens": 1,
+            "temperature": 0,
+        }.items():
             at_least(key, getattr(self, key), minimum)
         one_of("precision", self.precision, PRECISIONS)
         one_of("saved_precision", self.saved_precision, PRECISIONS)

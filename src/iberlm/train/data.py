@@ -94,12 +94,13 @@ def validation_windows(store: Concatenation, sequence_length: int, limit: int) -
 
 
 def validation_batches(
-    store: Concatenation, windows: Sequence[tuple[int, int]], sequence_length: int, rows: int, rank: int, world: int, beginning: int
+    store: Concatenation, windows: Sequence[tuple[int, int]], sequence_length: int, rows: int, rank: int, world: int, ends: Sequence[int]
 ) -> Iterator[npt.NDArray[np.int64]]:
     """One rank's share of the windows, int64[2, rows, sequence_length]: inputs and targets.
 
     Every rank yields the same number of batches, since sharded forward passes are collective; what is missing has only
-    `IGNORED` targets. So have targets that are `beginning` (BOS): it is no text and its position is given.
+    `IGNORED` targets. So have targets among `ends` (BOS and EOS): they are no text, and neither the unigram baseline nor the
+    evaluation counts them.
     """
     for first in range(0, len(windows), rows * world):
         batch = np.zeros((2, rows, sequence_length), dtype=np.int64)
@@ -108,7 +109,7 @@ def validation_batches(
         for row, (start, stop) in enumerate(mine):
             tokens = store.read(start, stop)
             batch[0, row, : len(tokens) - 1] = tokens[:-1]
-            batch[1, row, : len(tokens) - 1] = np.where(tokens[1:] == beginning, IGNORED, tokens[1:])
+            batch[1, row, : len(tokens) - 1] = np.where(np.isin(tokens[1:], ends), IGNORED, tokens[1:])
         yield batch
 
 

@@ -77,5 +77,8 @@ def _continue(model: Any, tokenizer: Any, prompt: str, config: PretrainConfig) -
     ids = torch.tensor([[tokenizer.bos_token_id, *ids][: config.model.max_position_embeddings - 1]])
     room = min(config.max_new_tokens, config.model.max_position_embeddings - ids.shape[1])
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    made = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=room, do_sample=False, pad_token_id=pad)
+    drawn = {"do_sample": True, "temperature": config.temperature, "top_k": 0} if config.temperature > 0 else {"do_sample": False}
+    with torch.random.fork_rng():  # generate draws from the global generator
+        torch.manual_seed(config.seed)
+        made = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=room, pad_token_id=pad, **drawn)
     return str(tokenizer.decode(made[0], skip_special_tokens=True))

@@ -38,8 +38,8 @@ class Run:
     validation: dict[str, Concatenation]
     validation_bytes: dict[str, int]
     """UTF-8 bytes of the text behind each language's validation tokens."""
-    beginning: int
-    """Id of BOS."""
+    ends: tuple[int, int]
+    """Ids of BOS and EOS, which validation does not count."""
     fingerprint: dict[str, Any]
     out: Path
     clock: float = field(default_factory=time.monotonic)
@@ -173,13 +173,15 @@ def settle(run: Run, entry: Pending | None) -> bool:
 def validate(run: Run, done: int) -> dict[str, dict[str, float]]:
     """Mean loss (nats a token) and bits a byte of each language of the validation split. All ranks call this.
 
-    Bits a byte are comparable between tokenizers. With `validation_tokens`, bytes are counted in proportion to the tokens read.
+    Bits a byte are comparable between tokenizers, and with the unigram baseline and the evaluation: all three leave BOS and
+    EOS out. Here windows of `sequence_length` run across documents, so the figures differ a little from the evaluation's.
+    With `validation_tokens`, bytes are counted in proportion to the tokens read.
     """
     parallel, config, results = run.parallel, run.config, {}
     for tag, store in run.validation.items():
         windows = validation_windows(store, config.sequence_length, config.validation_tokens)
         sums = torch.zeros(2, dtype=torch.float64, device=parallel.device)
-        for arrays in validation_batches(store, windows, config.sequence_length, config.micro_batch_size, parallel.rank, parallel.world, run.beginning):
+        for arrays in validation_batches(store, windows, config.sequence_length, config.micro_batch_size, parallel.rank, parallel.world, run.ends):
             inputs, targets = torch.from_numpy(arrays).to(parallel.device)
             sums += torch.stack([token_losses(parallel, inputs, targets).sum(dtype=torch.float64), (targets != IGNORED).sum().double()])
         nats, tokens = parallel.all_reduce(sums).tolist()

@@ -50,7 +50,7 @@ def train_rank(config: PretrainConfig, tokens_folder: Path, tokenizer_folder: Pa
             _announce(config, vocabulary, parameter_count(model), data.shares)
         parallel = parallelize(accelerator, model, config)
         marks = fingerprint(config, manifest, data, identity(config.model) | {"vocabulary_size": vocabulary})
-        run = loop.Run(config, parallel, data, validation, manifest.metrics["bytes"][VALIDATION], ids["bos"], marks, out)
+        run = loop.Run(config, parallel, data, validation, manifest.metrics["bytes"][VALIDATION], (ids["bos"], ids["eos"]), marks, out)
         begin = checkpoint.resume(parallel, out / loop.CHECKPOINTS, marks, config.checkpoint.resume_from)
         if parallel.rank == 0:
             for name in (loop.METRICS, loop.VALIDATION):
