@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 import iberlm.sources.sample
-from iberlm.core.errors import CorruptError
 from iberlm.core.manifest import read_manifest
 from iberlm.core.token_store import open_shard
 
@@ -326,13 +325,13 @@ def test_a_documents_file_cut_short_is_named(work: Path) -> None:
     cut(work / "run/curate/documents/train.es.parquet")
     for arguments, out in ((TRAIN_TOKENIZER, "other_tokenizer"), (TOKENIZE, "other_tokens")):
         message = refused(work, 5, *arguments, f"out=run/{out}")
-        assert "documents/train.es.parquet: not a whole Parquet file" in message
+        assert "documents/train.es.parquet: " in message
+        assert "run the 'select' stage again" in message
         assert not complete(work, out)
     assert "train.es.parquet" in done(work, *CURATE)
     done(work, *TOKENIZE, "out=run/other_tokens")
 
 
-@pytest.mark.xfail(strict=True, reason="tokenizers raises a bare Exception, which ends in a traceback")
 def test_a_tokenizer_cut_short_is_named(work: Path) -> None:
     cut(work / "run/train_tokenizer/tokenizer/tokenizer.json")
     assert "tokenizer.json" in refused(work, 5, *TOKENIZE, "out=run/other_tokens")
@@ -352,26 +351,23 @@ def test_a_token_store_cut_short_is_refused_and_made_again(work: Path, name: str
     open_shard(work / "run/tokenize/train/es-00000")
 
 
-@pytest.mark.xfail(strict=True, reason="'tokenize again' is told, but tokenize compares sizes only and skips")
 def test_an_index_that_disagrees_with_its_tokens_is_refused_and_made_again(work: Path) -> None:
     stem = work / "run/tokenize/train/es-00000"
     overwrite(stem.with_suffix(".idx"), 40, b"\xff\xff")
-    assert "es-00000.bin" in refused(work, 5, *SHORT)
+    message = refused(work, 5, *SHORT)
+    assert "es-00000.bin" in message
+    assert "delete its folder and tokenize again" in message
     assert not complete(work, "pretrain")
-    done(work, *TOKENIZE)  # as the message says
-    try:
-        open_shard(stem)
-    except CorruptError as error:
-        pytest.fail(f"'tokenize again' was followed and changed nothing: {error}")
+    shutil.rmtree(work / "run/tokenize")  # as the message says
+    done(work, *TOKENIZE)
+    open_shard(stem)
 
 
-@pytest.mark.xfail(strict=True, reason="the embedding's IndexError ends in a traceback")
 def test_tokens_outside_the_vocabulary_are_refused(work: Path) -> None:
     overwrite(work / "run/tokenize/train/es-00000.bin", 0, b"\xff" * 40_000)
-    assert "es-00000" in refused(work, 5, *SHORT)
+    assert "id 65535 in a vocabulary of 700" in refused(work, 5, *SHORT)
 
 
-@pytest.mark.xfail(strict=True, reason="sizes alone are compared: another size ends with 4, not 5, and of the same size any tokenizer will do")
 @pytest.mark.parametrize("change", ["tokenizer.vocabulary_size=650", "tokenizer.algorithm=unigram"])
 def test_a_token_store_of_another_tokenizer_is_refused(work: Path, change: str) -> None:
     done(work, *TRAIN_TOKENIZER, change)
@@ -416,7 +412,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(interrupted: Pat
     (damaged,) = _cut_checkpoints(folder, lambda paths: paths[-1:])
     said = done(folder, *LONG)
     assert any(damaged in line and line.endswith("falling back to the one before") for line in said.splitlines())
-    assert f"checkpoint: going on from {folder}/run/pretrain/checkpoints/{before[-2]}\n" in said
+    assert any("checkpoint: going on from " in line and line.endswith(f"run/pretrain/checkpoints/{before[-2]}") for line in said.splitlines())
     assert complete(folder, "pretrain")
     assert _steps(folder) == list(range(1, LONG_STEPS + 1))
 
@@ -433,12 +429,11 @@ def test_with_every_checkpoint_damaged_training_begins_anew(all_cut: tuple[Path,
     folder, damaged, said = all_cut
     for name in damaged:
         assert f"{name}/__0_0.distcp has " in said
-    assert "going on from /" not in said
+    assert "checkpoint: going on from" not in said
     assert _steps(folder) == list(range(1, LONG_STEPS + 1))
     read_manifest(folder / "run/pretrain").check_files(checksums=True)
 
 
-@pytest.mark.xfail(strict=True, reason="the oldest checkpoint too says 'falling back to the one before'")
 def test_beginning_anew_is_said(all_cut: tuple[Path, list[str], str]) -> None:
     _, damaged, said = all_cut
     oldest = next(line for line in said.splitlines() if f"{damaged[0]}/" in line)
@@ -459,7 +454,6 @@ def _on_small_disk(made: Path, disk: Path, free_bytes: int, stages: list[str]) -
 
 
 KILOBYTE = 1024
-_TRACEBACK = pytest.mark.xfail(strict=True, reason="a library raises its own class instead of OSError, which ends in a traceback")
 
 
 @pytest.mark.parametrize(
@@ -470,10 +464,10 @@ _TRACEBACK = pytest.mark.xfail(strict=True, reason="a library raises its own cla
         pytest.param(CURATE, ["fetch"], 60 * KILOBYTE, "annotate", id="annotate"),
         pytest.param(CURATE, ["fetch", "extract", "annotate", "dedup"], 20 * KILOBYTE, "curate", id="select"),
         pytest.param(TRAIN_TOKENIZER, ["curate"], 8 * KILOBYTE, "train_tokenizer", id="SentencePiece model"),
-        pytest.param(TRAIN_TOKENIZER, ["curate"], 36 * KILOBYTE, "train_tokenizer", id="tokenizer.json", marks=_TRACEBACK),
+        pytest.param(TRAIN_TOKENIZER, ["curate"], 36 * KILOBYTE, "train_tokenizer", id="tokenizer.json"),
         pytest.param(TOKENIZE, ["curate", "train_tokenizer"], 32 * KILOBYTE, "tokenize", id="tokenize"),
         pytest.param(SHORT, ["tokenize", "train_tokenizer"], 200 * KILOBYTE, "pretrain", id="checkpoint"),
-        pytest.param([*SHORT, "checkpoint.every_steps=0"], ["tokenize", "train_tokenizer"], 375 * KILOBYTE, "pretrain", id="model", marks=_TRACEBACK),
+        pytest.param([*SHORT, "checkpoint.every_steps=0"], ["tokenize", "train_tokenizer"], 375 * KILOBYTE, "pretrain", id="model"),
     ],
 )
 def test_a_full_disk_is_said_and_the_same_command_goes_on_when_there_is_room(
@@ -496,7 +490,6 @@ def test_a_disk_that_fills_up_while_a_data_set_is_copied_is_said(made: Path, sma
     assert not complete(small_disk, "fetch")
 
 
-@pytest.mark.xfail(strict=True, reason="the lock file is opened outside disk_errors")
 def test_a_disk_that_became_read_only_is_said(made: Path, small_disk: Path) -> None:
     shutil.copytree(made / "run/fetch", small_disk / "run/fetch")
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
@@ -547,7 +540,6 @@ def test_a_folder_with_foreign_files_is_left_alone(work: Path) -> None:
     assert sorted(path.name for path in thesis.parent.iterdir() if path.name != ".lock") == ["thesis.txt"]
 
 
-@pytest.mark.xfail(strict=True, reason="any manifest.json is taken for ours, and the folder is emptied")
 def test_a_folder_with_another_program_s_manifest_is_left_alone(work: Path) -> None:
     site = work / "site"
     site.mkdir()
@@ -559,7 +551,6 @@ def test_a_folder_with_another_program_s_manifest_is_left_alone(work: Path) -> N
     assert "choose an empty folder" in ended.stderr
 
 
-@pytest.mark.xfail(strict=True, reason="the folder of another stage is emptied")
 def test_a_folder_of_another_stage_is_left_alone(work: Path) -> None:
     ended = run(work, *TOKENIZE, "out=run/curate")
     assert (work / "run/curate/documents/train.es.parquet").exists()
@@ -567,7 +558,6 @@ def test_a_folder_of_another_stage_is_left_alone(work: Path) -> None:
     assert "curate" in ended.stderr
 
 
-@pytest.mark.xfail(strict=True, reason="mkdir's NotADirectoryError and FileExistsError end in a traceback")
 @pytest.mark.parametrize("place", ["run_dir=notes", "out=notes"])
 def test_a_file_in_the_place_of_the_folder_is_named(work: Path, place: str) -> None:
     (work / "notes").write_text("mine", encoding="utf-8")

@@ -1,6 +1,7 @@
 """The whole line as `iberlm run` goes through it, with a tiny model: killed in every stage, and made again to the byte."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,10 +37,10 @@ KILLED = ("extract", "annotate", "curate", "train_tokenizer", "tokenize", "pretr
 SAME_BYTES = ("extract", "annotate", "dedup", "curate", "train_tokenizer", "tokenize")
 
 
-def command(folder: Path) -> "subprocess.Popen[str]":
+def command(folder: Path, *more: str) -> "subprocess.Popen[str]":
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     folder.mkdir(exist_ok=True)
-    arguments = [sys.executable, "-m", "iberlm", "run", "pipeline=demo", *TINY]
+    arguments = [sys.executable, "-m", "iberlm", "run", "pipeline=demo", *TINY, *more]
     return subprocess.Popen(arguments, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)
 
 
@@ -103,6 +104,20 @@ def test_the_report_tells_of_every_stage(runs: tuple[Path, Path, list[str]]) -> 
     assert "has not run" not in page
     for section in ("Funnel", "Tokenizer", "Training", "Evaluation", "Fine-tuning", "Configuration"):
         assert section in page
+
+
+def test_sigterm_reaches_the_stage_which_saves_and_the_next_run_goes_on_from_there(runs: tuple[Path, Path, list[str]], tmp_path: Path) -> None:
+    shutil.copytree(runs[0], tmp_path / "run", ignore=shutil.ignore_patterns("pretrain", "evaluate*", "finetune", "report"))
+    process = command(tmp_path, "pretrain.steps=400")
+    metrics = tmp_path / "run/pretrain/metrics.jsonl"
+    while process.poll() is None and not (metrics.is_file() and metrics.stat().st_size):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 75, said
+    assert "stopped in 'pretrain'; run the same command again to go on" in said
+    assert any((tmp_path / "run/pretrain/checkpoints").glob("step-*"))
+    assert not (tmp_path / "run/pretrain/manifest.json").exists()
 
 
 def test_a_failing_stage_stops_the_line_with_its_message_and_status(tmp_path: Path) -> None:

@@ -256,3 +256,41 @@ def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
         write_one(config, inputs, out, record)
 
     run_stage("copy", 1, nested, CopyConfig(), [], tmp_path / "a")
+
+
+def test_a_folder_with_somebody_elses_manifest_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"name": "my web app"}')
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(ConfigError, match="no stage of IberLM made"):
+        run(CopyConfig(), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.json", "thesis.txt"]
+
+
+def test_the_folder_of_another_stage_is_refused_and_left_alone(tmp_path: Path) -> None:
+    run(CopyConfig(), tmp_path / "a")
+    with pytest.raises(ConfigError, match="is the folder of the stage 'copy'"):
+        run_stage("other", 1, write_one, CopyConfig(), [], tmp_path / "a")
+    read_manifest(tmp_path / "a").check_files(checksums=True)
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_file_in_the_way_is_told(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ConfigError, match="file"):
+        run(CopyConfig(), tmp_path / place)
+
+
+def test_an_input_that_was_damaged_since_is_told_before_the_stage_begins(tmp_path: Path) -> None:
+    source = run(CopyConfig(), tmp_path / "a")
+    (tmp_path / "a" / "text.txt").write_text("ho")
+    with pytest.raises(CorruptError, match="run the 'copy' stage again"):
+        run(CopyConfig(text="next"), tmp_path / "b", [source])
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_full_disk_that_a_library_tells_by_text_is_recognised(tmp_path: Path) -> None:
+    def fail(config: CopyConfig, inputs: list[Manifest], out: Path, record: Record) -> None:
+        raise RuntimeError("I/O error: No space left on device (os error 28)")
+
+    with pytest.raises(ResourceError, match="full"):
+        run_stage("copy", 1, fail, CopyConfig(), [], tmp_path / "a")

@@ -111,7 +111,7 @@ def test_tokens_of_another_tokenizer_are_refused(inputs: list[Manifest], own_sto
     value = json.loads((store.folder / "manifest.json").read_text())
     value["metrics"]["vocabulary_size"] = 999
     (store.folder / "manifest.json").write_text(json.dumps(value))
-    with pytest.raises(DataError, match=r"made with a vocabulary of 999, and the tokenizer given has 300"):
+    with pytest.raises(CorruptError, match=r"made with a vocabulary of 999, and the tokenizer given has 300"):
         pretrain.run(tiny(), [store, inputs[1]], tmp_path / "run")
 
 

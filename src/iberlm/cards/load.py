@@ -80,7 +80,7 @@ def find_card(name: str) -> Path:
     if paths:
         raise CardError(f"card '{name}': found twice, {' and '.join(map(str, paths))}; rename or remove one, so that it is clear which one holds")
     close = difflib.get_close_matches(name, known, n=3)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known) or 'none'}"
+    hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known) or 'none'}."
     raise CardError(f"card '{name}': not found in {', '.join(map(str, card_dirs()))}; {hint} `iberlm cards new {name}` begins a new one")
 
 

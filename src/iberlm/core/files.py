@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from iberlm.core.errors import ResourceError
+from iberlm.core.errors import IberlmError, ResourceError
 
 _BLOCK_BYTES = 1 << 20
 TEMPORARY_SUFFIX = ".partial"
@@ -18,13 +18,16 @@ TEMPORARY_SUFFIX = ".partial"
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn 'no space left' and 'read-only' into a `ResourceError` that names `path`."""
+    """Turn 'no space left' and 'read-only' into a `ResourceError` that names `path`; libraries in Rust tell it by text only."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except IberlmError:
+        raise
+    except Exception as error:
+        number = error.errno if isinstance(error, OSError) else errno.ENOSPC if os.strerror(errno.ENOSPC) in str(error) else None
+        if number in (errno.ENOSPC, errno.EDQUOT):
             raise ResourceError(f"{path}: the disk (or quota) is full; free some space and run the same command again") from error
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise ResourceError(f"{path}: cannot be written ({os.strerror(error.errno)})") from error
         raise
 

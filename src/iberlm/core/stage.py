@@ -31,7 +31,7 @@ from iberlm.core.process import Usage, die_with_parent, energy_estimate, usable_
 from iberlm.core.progress import progress, say
 
 BEGUN = ".stage.json"
-"""Marks a folder as ours while its stage runs: the key it was begun with, so that only matching shards are resumed."""
+"""Marks a folder as a stage's own: its name, and the key it was begun with, so that only matching shards are resumed."""
 LOCK = ".lock"
 SHARDS = ".shards"
 
@@ -144,10 +144,14 @@ def run_stage(
         return done
     if getattr(config, "dry_run", False):
         raise WouldRunError(stage, out)
+    for manifest in inputs:
+        manifest.check_files()
+    _check_place(stage, out)
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     with _lock(stage, out):
-        _prepare(stage, out, key, resumable)
+        with disk_errors(out):
+            _prepare(stage, out, key, resumable)
         say(f"{stage}: start ({shown(out)})")
         wall, before = time.monotonic(), Usage.now()
         record = Record(out, key)
@@ -178,7 +182,6 @@ def run_stage(
         with disk_errors(out):
             manifest.write()
             shutil.rmtree(out / SHARDS, ignore_errors=True)
-            (out / BEGUN).unlink(missing_ok=True)
         say(f"{stage}: done in {seconds:.1f} s")
         return manifest
 
@@ -207,7 +210,9 @@ def code_version() -> str:
 
 @contextlib.contextmanager
 def _lock(stage: str, out: Path) -> Iterator[None]:
-    with (out / LOCK).open("w") as stream:
+    with disk_errors(out):
+        lock = (out / LOCK).open("w")
+    with lock as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -219,15 +224,40 @@ def _lock(stage: str, out: Path) -> Iterator[None]:
         yield
 
 
+def _check_place(stage: str, out: Path) -> None:
+    """Raise `ConfigError` unless `out` may become this stage's folder: new, empty, or made by the same stage. Nothing is touched."""
+    try:
+        entries = sorted(entry.name for entry in out.iterdir() if entry.name != LOCK)
+    except FileNotFoundError:
+        if (blocking := next((parent for parent in out.parents if parent.exists()), None)) is not None and not blocking.is_dir():
+            raise ConfigError(f"{stage}: {blocking} is a file, and the folder {out} cannot be made below it; choose another run_dir") from None
+        return
+    except NotADirectoryError:
+        raise ConfigError(f"{stage}: {out} is, or lies below, a file; choose a folder") from None
+    if not entries:
+        return
+    owner = _begun(out).get("stage")
+    if owner is None:
+        with contextlib.suppress(CorruptError):
+            owner = manifest.stage if (manifest := find_manifest(out)) else None
+    if owner is None:
+        raise ConfigError(f"{stage}: {out} holds files that no stage of IberLM made ({', '.join(entries[:3])}); choose an empty folder")
+    if owner != stage:
+        raise ConfigError(f"{stage}: {out} is the folder of the stage '{owner}'; choose another folder, or delete it")
+
+
+def _begun(out: Path) -> dict[str, str]:
+    """What the mark in a stage's folder says; empty when there is none or it cannot be read."""
+    try:
+        value = json.loads((out / BEGUN).read_text(encoding="utf-8"))
+        return {"stage": str(value["stage"]), "key": str(value["key"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
 def _prepare(stage: str, out: Path, key: str, resumable: bool) -> None:
     begun = out / BEGUN
-    foreign = sorted(entry.name for entry in out.iterdir() if entry.name != LOCK)
-    if foreign and not begun.exists() and not (out / FILE_NAME).exists():
-        raise ConfigError(f"{stage}: {out} holds files that no stage of IberLM made ({', '.join(foreign[:3])}); choose an empty folder")
-    same = False
-    if begun.exists() and not (out / FILE_NAME).exists():
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            same = json.loads(begun.read_text())["key"] == key
+    same = not (out / FILE_NAME).exists() and _begun(out).get("key") == key
     (out / FILE_NAME).unlink(missing_ok=True)
     keep = {LOCK, BEGUN} | ({entry.name for entry in out.iterdir()} if same and resumable else set())
     if not begun.exists():  # before anything is deleted: a kill in between must leave the folder recognisable

@@ -79,10 +79,10 @@ def open_shard(stem: Path) -> TokenShard:
     index_path, data_path = stem.with_name(stem.name + ".idx"), stem.with_name(stem.name + ".bin")
     for path in (index_path, data_path):
         if not path.is_file():
-            raise CorruptError(f"{path}: missing; tokenize again")
+            raise CorruptError(f"{path}: missing; delete its folder and tokenize again")
     raw = index_path.read_bytes()
     if len(raw) < _HEADER.size:
-        raise CorruptError(f"{index_path}: {len(raw)} bytes, shorter than its header; tokenize again")
+        raise CorruptError(f"{index_path}: {len(raw)} bytes, shorter than its header; delete its folder and tokenize again")
     magic, version, code, sequences, documents = _HEADER.unpack_from(raw)
     if magic != MAGIC or version != VERSION:
         raise CorruptError(f"{index_path}: not a Megatron-LM index (magic {magic!r}, version {version})")
@@ -90,15 +90,17 @@ def open_shard(stem: Path) -> TokenShard:
         raise CorruptError(f"{index_path}: unknown dtype code {code}; known are {sorted(DTYPE_CODES)}")
     expected = _HEADER.size + 12 * sequences + 8 * documents
     if len(raw) != expected:
-        raise CorruptError(f"{index_path}: {len(raw)} bytes where its header says {expected}; tokenize again")
+        raise CorruptError(f"{index_path}: {len(raw)} bytes where its header says {expected}; delete its folder and tokenize again")
     lengths = np.frombuffer(raw, np.int32, sequences, _HEADER.size)
     pointers = np.frombuffer(raw, np.int64, sequences, _HEADER.size + 4 * sequences)
     dtype = np.dtype(DTYPE_CODES[code])
     total = int(lengths.sum(dtype=np.int64))
     if data_path.stat().st_size != total * dtype.itemsize:
-        raise CorruptError(f"{data_path}: {data_path.stat().st_size} bytes where {index_path.name} says {total * dtype.itemsize}; tokenize again")
+        raise CorruptError(
+            f"{data_path}: {data_path.stat().st_size} bytes where {index_path.name} says {total * dtype.itemsize}; delete its folder and tokenize again"
+        )
     expected_pointers = (np.cumsum(lengths, dtype=np.int64) - lengths) * dtype.itemsize
     if not np.array_equal(pointers, expected_pointers):
-        raise CorruptError(f"{index_path}: its offsets do not follow from its lengths; tokenize again")
+        raise CorruptError(f"{index_path}: its offsets do not follow from its lengths; delete its folder and tokenize again")
     tokens = np.memmap(data_path, dtype=dtype, mode="r", shape=(total,)) if total else np.empty(0, dtype)
     return TokenShard(stem, tokens, lengths, pointers // dtype.itemsize)

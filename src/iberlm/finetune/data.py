@@ -193,5 +193,5 @@ def _parquet(path: Path) -> Iterator[dict[str, Any]]:
             columns = [name for name in ("id", "language", "messages") if name in names]
             for batch in parquet.iter_batches(batch_size=1024, columns=columns):
                 yield from batch.to_pylist()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path}: not a whole Parquet file ({error}); fetch it again") from error
+    except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a whole Parquet file of UTF-8 text ({error}); fetch it again") from error

@@ -108,7 +108,10 @@ def _body(config: TokenizeConfig, inputs: list[Manifest], out: Path, record: Rec
 def read_codec(trained: Manifest) -> Codec:
     """The tokenizer of a train_tokenizer stage; `CorruptError` when its settings and vocabulary disagree."""
     path, settings_path = trained.path("tokenizer/tokenizer.json"), trained.path("tokenizer/tokenizer_config.json")
-    settings, tokenizer = json.loads(settings_path.read_text(encoding="utf-8")), Tokenizer.from_file(str(path))
+    try:
+        settings, tokenizer = json.loads(settings_path.read_text(encoding="utf-8")), Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises no narrower class
+        raise CorruptError(f"{path}: cannot be read ({error}); delete its folder and train the tokenizer again") from error
     bos, eos = (tokenizer.token_to_id(settings[key]) for key in ("bos_token", "eos_token"))
     if bos is None or eos is None:
         raise CorruptError(f"{path}: lacks {settings['bos_token']} or {settings['eos_token']}, which {settings_path.name} names; train the tokenizer again")

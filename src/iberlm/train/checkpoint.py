@@ -77,12 +77,14 @@ def resume(parallel: Parallel, folder: Path, fingerprint: dict[str, Any], named:
     A damaged checkpoint of `folder` is passed over with a printed line; a damaged `named` one raises `CorruptError`.
     `ConfigError` when the fingerprint differs or the format does not fit the strategy. All ranks call this.
     """
-    for path in reversed(parallel.broadcast_object(list_checkpoints(folder))):
+    found: list[Path] = parallel.broadcast_object(list_checkpoints(folder))
+    for path in reversed(found):
         problem = _problem(parallel, path)
         if problem is None:
             return _load(parallel, path, fingerprint)
         if parallel.rank == 0:
-            say(f"checkpoint: {problem}; falling back to the one before")
+            fallback = "falling back to the one before" if path != found[0] else named or "no other is left, so training begins anew at step 0"
+            say(f"checkpoint: {problem}; {fallback}")
     if named:
         problem = _problem(parallel, Path(named))
         if problem is not None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from iberlm.core.errors import CorruptError, DataError
+from iberlm.core.errors import CorruptError
 from iberlm.core.languages import file_safe, from_file_safe
 from iberlm.core.manifest import Manifest, read_manifest
 from iberlm.core.token_store import open_shard
@@ -65,20 +65,26 @@ class TrainingData:
     stores: list[Concatenation]
     sequence_length: int
     shares: dict[str, float]
+    vocabulary_size: int
 
     def samples(self, numbers: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """Tokens of the samples with these numbers, int64[n, sequence_length + 1]."""
         picks, length = self.order.picks(numbers), self.sequence_length
         rows = [self.stores[source].read(window * length, (window + 1) * length + 1) for source, window in zip(picks.source, picks.window, strict=True)]
-        return np.stack(rows)
+        samples = np.stack(rows)
+        if samples.max() >= self.vocabulary_size:
+            raise CorruptError(
+                f"token store: id {samples.max()} in a vocabulary of {self.vocabulary_size}; its ids are damaged: delete its folder and tokenize again"
+            )
+        return samples
 
 
-def open_training(config: PretrainConfig, manifest: Manifest) -> TrainingData:
+def open_training(config: PretrainConfig, manifest: Manifest, vocabulary_size: int) -> TrainingData:
     """The training data of a run; raises `ConfigError` or `DataError` naming a language that cannot be drawn from."""
     stores = open_split(manifest, TRAIN)
     chosen = shares(config.mixture, {tag: len(store) for tag, store in stores.items()}, config.sequence_length)
     sources = [Source(tag, share, window_count(len(stores[tag]), config.sequence_length)) for tag, share in chosen.items()]
-    return TrainingData(Order(sources, config.seed), [stores[tag] for tag in chosen], config.sequence_length, chosen)
+    return TrainingData(Order(sources, config.seed), [stores[tag] for tag in chosen], config.sequence_length, chosen, vocabulary_size)
 
 
 def rank_numbers(step: int, micro: int, rank: int, world: int, micro_batch_size: int, global_batch_samples: int) -> npt.NDArray[np.int64]:
@@ -119,7 +125,7 @@ def read_store(folder: Path, vocabulary_size: int) -> Manifest:
     manifest.check_files()
     stated = manifest.metrics.get("vocabulary_size", vocabulary_size)
     if stated != vocabulary_size:
-        raise DataError(
+        raise CorruptError(
             f"{folder}: its tokens were made with a vocabulary of {stated}, and the tokenizer given has {vocabulary_size}; tokenize with this tokenizer"
         )
     return manifest

@@ -16,7 +16,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from iberlm.core.errors import DataError
-from iberlm.core.files import write_text
+from iberlm.core.files import disk_errors, write_text
 from iberlm.core.progress import say
 from iberlm.core.ranks import STOP_SIGNALS, Interrupted
 from iberlm.train import checkpoint
@@ -197,7 +197,7 @@ def validate(run: Run, done: int) -> dict[str, dict[str, float]]:
 
 def append_line(path: Path, value: dict[str, Any]) -> None:
     """Add one JSON line to a file."""
-    with path.open("a", encoding="utf-8") as stream:
+    with disk_errors(path), path.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(value) + "\n")
 
 

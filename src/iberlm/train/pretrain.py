@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from iberlm.core.errors import CorruptError
 from iberlm.core.manifest import Manifest
 from iberlm.core.ranks import run_ranks
 from iberlm.core.stage import Record, run_stage
@@ -24,6 +25,11 @@ def run(config: PretrainConfig, inputs: list[Manifest], out: Path, *, launcher: 
     Only this process keeps the stage's books. With one rank it trains here; with `cluster.processes` > 1 the launcher
     starts the ranks, which find their settings frozen in `out`. An interrupted run goes on from its newest checkpoint.
     """
+
+    tokens, tokenizer = inputs
+    made_with = [entry["content"] for entry in tokens.inputs if entry["stage"] == tokenizer.stage]
+    if made_with not in ([], [tokenizer.content_hash]):
+        raise CorruptError(f"{tokens.folder}: its tokens were made with another tokenizer than {tokenizer.folder}; tokenize again with this one")
 
     def body(config: PretrainConfig, inputs: list[Manifest], out: Path, record: Record) -> None:
         from iberlm.train import export, loop, worker
