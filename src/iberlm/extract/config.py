@@ -13,7 +13,7 @@ class ExtractConfig:
     max_line_bytes: int = 16 << 20
     """A longer line of a JSONL file is quarantined without being held in memory."""
     max_file_bytes: int = 64 << 20
-    """A longer file of a format that is parsed whole (text, HTML, XML, gettext) is quarantined; unpacked size."""
+    """A longer file of a format that is parsed whole (text, HTML, XML, gettext, manual pages) is quarantined; unpacked size."""
     max_document_bytes: int = 8 << 20
     """A longer document (UTF-8) is quarantined."""
     max_expansion_ratio: float = 200.0

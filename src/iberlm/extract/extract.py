@@ -20,6 +20,7 @@ from iberlm.core.progress import say
 from iberlm.core.stage import Record, ShardResult, map_shards, run_stage
 from iberlm.extract.config import ExtractConfig
 from iberlm.extract.gettext import read_gettext
+from iberlm.extract.man import read_man
 from iberlm.extract.pages import read_docbook, read_html, read_text
 from iberlm.extract.records import FileError, Reading, Reject, Text
 from iberlm.extract.tables import read_jsonl, read_parquet
@@ -186,4 +187,6 @@ def _reader(file: RawFile, config: ExtractConfig) -> Reading:
             return read_gettext(path, config)
         case "docbook":
             return read_docbook(path, config)
+        case "man":
+            return read_man(path, config)
     raise FileError("unknown_format", f"no reader for '{file.format}'")

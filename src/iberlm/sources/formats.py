@@ -1,5 +1,6 @@
 """Which format a raw file has: by its name, else by its first bytes."""
 
+import re
 import zlib
 from pathlib import Path
 
@@ -27,15 +28,20 @@ BY_SUFFIX = {
 }
 _COMPRESSED = (".gz", ".zst")
 _HEAD_BYTES = 4096
+_MAN_PATH = re.compile(r"(?:^|/)man(?P<section>[1-9])/[^/]+\.(?P=section)[a-z]*$")
+"""Where manual pages lie: man/es/man1/ls.1.gz."""
+_MAN_START = re.compile(rb"^[.'][ \t]*(?:TH|Dd|Dt)[ \t]", re.MULTILINE)
 
 
 def format_of(path: Path, name: str = "") -> str:
     """Format of a file; raises `DataError` when neither its name nor its content tells."""
-    suffixes = Path(name or path.name).suffixes
-    while suffixes and suffixes[-1].lower() in _COMPRESSED:
-        suffixes.pop()
-    if suffixes and (known := BY_SUFFIX.get(suffixes[-1].lower())):
+    named = Path(name or path)
+    while named.suffix.lower() in _COMPRESSED:
+        named = named.with_suffix("")
+    if known := BY_SUFFIX.get(named.suffix.lower()):
         return known
+    if _MAN_PATH.search(named.as_posix()):
+        return "man"
     if found := _sniff(_head(path)):
         return found
     raise DataError(f"{path}: neither its name nor its content tells its format; set `format` of the source, or leave the file out of `path`")
@@ -67,7 +73,7 @@ def _sniff(head: bytes) -> str | None:
     if start.startswith(b"{"):
         return "jsonl"
     if start and b"\0" not in head and _is_text(head):
-        return "text"
+        return "man" if start[:1] in (b".", b"'") and _MAN_START.search(head) else "text"
     return None
 
 
