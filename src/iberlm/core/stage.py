@@ -127,15 +127,25 @@ def complete_manifest(key: str, out: Path) -> Manifest | None:
 
 
 def run_stage(
-    stage: str, version: int, body: Body, config: Any, inputs: list[Manifest], out: Path, *, fingerprint: Any = None, resumable: bool = False
+    stage: str,
+    version: int,
+    body: Body,
+    config: Any,
+    inputs: list[Manifest],
+    out: Path,
+    *,
+    fingerprint: Any = None,
+    resumable: bool = False,
+    whole_inputs: bool = True,
 ) -> Manifest:
     """Run `body` in `out` unless a matching manifest is there; return the manifest.
 
     `version` is raised whenever the stage's output changes for the same settings. `fingerprint` is a JSON value that
     stands for inputs that have no manifest (the user's own files). With `resumable`, the files of an interrupted run
     with the same key are kept for `body` to go on from; otherwise (and whenever the key differs) the folder is
-    emptied first, but only if it is one that a stage made. Raises `ConfigError` for a folder with foreign files and
-    `ResourceError` when another process works in it or the disk is full.
+    emptied first, but only if it is one that this stage made. Raises `CorruptError` when a file of `inputs` is missing or
+    has another size (unless `whole_inputs` is off: the report tells of such files), `ConfigError` for a folder with
+    foreign files and `ResourceError` when another process works in it or the disk is full.
     """
     out = out.absolute()
     key = stage_key(stage, version, config, inputs, fingerprint)
@@ -144,7 +154,7 @@ def run_stage(
         return done
     if getattr(config, "dry_run", False):
         raise WouldRunError(stage, out)
-    for manifest in inputs:
+    for manifest in inputs if whole_inputs else ():
         manifest.check_files()
     _check_place(stage, out)
     with disk_errors(out):

@@ -25,7 +25,7 @@ def run(config: ReportConfig, inputs: list[Manifest], out: Path) -> Manifest:
     names = sorted({name for manifest in inputs for name in manifest.cards})
     stages = [[role_of(config, manifest), manifest.key, asdict(manifest.counts), manifest.metrics] for manifest in inputs]
     fingerprint = {"stages": stages, "cards": {name: _card_hash(name) for name in names}}
-    return run_stage(STAGE, VERSION, _body, config, inputs, out, fingerprint=fingerprint)
+    return run_stage(STAGE, VERSION, _body, config, inputs, out, fingerprint=fingerprint, whole_inputs=False)
 
 
 def _card_hash(name: str) -> str:
