@@ -170,7 +170,7 @@ def test_settings_that_the_model_cannot_follow_are_refused(model: Path, rows: Pa
 def test_the_base_can_be_a_stage_and_its_content_enters_the_key(model: Path, rows: Path, tmp_path: Path) -> None:
     first = run(config_of(model, rows, max_steps=1), [], tmp_path / "first")
     config = config_of(model, rows, max_steps=1)
-    config.model = ""
+    config.model_folder = ""
     second = run(config, [first], tmp_path / "second")
     assert second.inputs[0]["key"] == first.key
     with pytest.raises(ConfigError, match="base: no finished pretrain or finetune stage in ''"):

@@ -148,6 +148,9 @@ def test_broken_documents_file_is_named(bpe: Manifest, tmp_path: Path) -> None:
     curated = write_curated(tmp_path / "curate", {"train": {"es": documents("es")}})
     path = tmp_path / "curate/documents/train.es.parquet"
     path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(CorruptError, match=r"train.es.parquet: \d+ bytes where manifest.json says"):
+        store.run(one_worker(), [curated, bpe], tmp_path / "out")
+    path.write_bytes(b"?" * next(output.bytes for output in curated.outputs if output.path.endswith("train.es.parquet")))
     with pytest.raises(CorruptError, match=r"train.es.parquet: not a whole Parquet file"):
         store.run(one_worker(), [curated, bpe], tmp_path / "out")
 

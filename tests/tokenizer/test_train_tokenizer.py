@@ -256,7 +256,7 @@ def test_recipes_of_the_group_are_valid() -> None:
     from omegaconf import OmegaConf
 
     recipes = sorted((resource_dir("recipes") / "tokenizer").glob("*.yaml"))
-    assert [path.stem for path in recipes] == ["bpe_256k", "bpe_32k", "bpe_4k", "bpe_64k"]
+    assert {"bpe_4k", "bpe_32k", "bpe_64k", "bpe_256k"} <= {path.stem for path in recipes}
     for path in recipes:
         OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TokenizerConfig), OmegaConf.load(path)))
 
