@@ -53,7 +53,7 @@ def base_folder(config: FinetuneConfig, inputs: list[Manifest]) -> Path:
         return inputs[0].folder / "model"
     if not config.model_folder:
         raise ConfigError(
-            f"base: no finished pretrain or finetune stage in '{config.base}'; run it first, or give another `base`, or `model` (a Hugging Face folder)"
+            f"base: no finished pretrain or finetune stage in '{config.base}'; run it first, or give another `base`, or `model_folder` (a Hugging Face folder)"
         )
     folder = Path(config.model_folder).absolute()
     if not (folder / "config.json").is_file():
