@@ -17,7 +17,7 @@ INTERRUPTED_STATUS = 130
 
 def main() -> None:
     """Entry point: run the command line and exit with its status."""
-    # before any library starts its threads: spinning ones halve the speed on cores that others use too (docs/benchmarks.md)
+    # before any library starts its threads: spinning ones waste cores that others use too (docs/benchmarks.md)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # DeepSpeed calls ninja, which lies beside this interpreter: the environment need not be activated
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
