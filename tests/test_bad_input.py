@@ -363,8 +363,9 @@ def test_an_index_that_disagrees_with_its_tokens_is_refused_and_made_again(work:
     open_shard(stem)
 
 
-def test_tokens_outside_the_vocabulary_are_refused(work: Path) -> None:
-    overwrite(work / "run/tokenize/train/es-00000.bin", 0, b"\xff" * 40_000)
+@pytest.mark.parametrize(("split", "damaged_bytes"), [("train", 40_000), ("validation", 200)])
+def test_tokens_outside_the_vocabulary_are_refused(work: Path, split: str, damaged_bytes: int) -> None:
+    overwrite(work / f"run/tokenize/{split}/es-00000.bin", 0, b"\xff" * damaged_bytes)
     assert "id 65535 in a vocabulary of 700" in refused(work, 5, *SHORT)
 
 

@@ -87,10 +87,3 @@ def _feed(digest: "hashlib._Hash", stream: IO[bytes]) -> None:
 def sha256_json(value: Any) -> str:
     """Hexadecimal SHA-256 of a JSON value in canonical form (sorted keys, no spaces)."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()).hexdigest()
-
-
-def remove_partial(folder: Path) -> None:
-    """Delete the unfinished files that a killed process left in `folder` (not below it)."""
-    for path in folder.glob(f".*{TEMPORARY_SUFFIX}*"):
-        if path.is_file():
-            path.unlink(missing_ok=True)

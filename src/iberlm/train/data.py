@@ -21,9 +21,10 @@ IGNORED = -100
 
 
 class Concatenation:
-    """The tokens of several shards as one sequence, memory-mapped."""
+    """The tokens of several shards as one sequence, memory-mapped. `name` is what an error calls it."""
 
-    def __init__(self, shards: Sequence[npt.NDArray[np.integer]]) -> None:
+    def __init__(self, name: str, shards: Sequence[npt.NDArray[np.integer]], vocabulary_size: int) -> None:
+        self._name, self._vocabulary_size = name, vocabulary_size
         self._shards = list(shards)
         self._starts = np.concatenate([[0], np.cumsum([len(shard) for shard in shards])]).astype(np.int64)
 
@@ -31,7 +32,7 @@ class Concatenation:
         return int(self._starts[-1])
 
     def read(self, start: int, stop: int) -> npt.NDArray[np.int64]:
-        """Tokens `start` to `stop` (not included), int64[stop - start]."""
+        """Tokens `start` to `stop` (not included), int64[stop - start]; `CorruptError` for an id outside the vocabulary."""
         out = np.empty(stop - start, dtype=np.int64)
         shard, done = int(np.searchsorted(self._starts, start, side="right")) - 1, 0
         while done < len(out):
@@ -39,16 +40,20 @@ class Concatenation:
             piece = self._shards[shard][first : first + len(out) - done]
             out[done : done + len(piece)] = piece
             done, shard = done + len(piece), shard + 1
+        if len(out) and not 0 <= out.min() <= out.max() < self._vocabulary_size:
+            raise CorruptError(
+                f"{self._name}: id {out.max()} in a vocabulary of {self._vocabulary_size}; its ids are damaged: delete the folder of tokenize and run it again"
+            )
         return out
 
 
-def open_split(manifest: Manifest, split: str) -> dict[str, Concatenation]:
+def open_split(manifest: Manifest, split: str, vocabulary_size: int) -> dict[str, Concatenation]:
     """The tokens of each language of a split. Raises `CorruptError` for shards that disagree with their index or the manifest."""
     shards: dict[str, list[npt.NDArray[np.integer]]] = {}
     for path in manifest.paths(f"{split}/", ".bin"):
         tag = from_file_safe(path.stem.rsplit("-", 1)[0])
         shards.setdefault(tag, []).append(open_shard(path.with_suffix("")).tokens)
-    stores = {tag: Concatenation(parts) for tag, parts in sorted(shards.items())}
+    stores = {tag: Concatenation(f"{manifest.folder}/{split}/{file_safe(tag)}-*.bin", parts, vocabulary_size) for tag, parts in sorted(shards.items())}
     stated: dict[str, int] = manifest.metrics["tokens"].get(split, {})
     for tag in sorted(set(stores) | set(stated)):
         found = len(stores[tag]) if tag in stores else 0
@@ -65,26 +70,20 @@ class TrainingData:
     stores: list[Concatenation]
     sequence_length: int
     shares: dict[str, float]
-    vocabulary_size: int
 
     def samples(self, numbers: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """Tokens of the samples with these numbers, int64[n, sequence_length + 1]."""
         picks, length = self.order.picks(numbers), self.sequence_length
         rows = [self.stores[source].read(window * length, (window + 1) * length + 1) for source, window in zip(picks.source, picks.window, strict=True)]
-        samples = np.stack(rows)
-        if samples.max() >= self.vocabulary_size:
-            raise CorruptError(
-                f"token store: id {samples.max()} in a vocabulary of {self.vocabulary_size}; its ids are damaged: delete its folder and tokenize again"
-            )
-        return samples
+        return np.stack(rows)
 
 
 def open_training(config: PretrainConfig, manifest: Manifest, vocabulary_size: int) -> TrainingData:
     """The training data of a run; raises `ConfigError` or `DataError` naming a language that cannot be drawn from."""
-    stores = open_split(manifest, TRAIN)
+    stores = open_split(manifest, TRAIN, vocabulary_size)
     chosen = shares(config.mixture, {tag: len(store) for tag, store in stores.items()}, config.sequence_length)
     sources = [Source(tag, share, window_count(len(stores[tag]), config.sequence_length)) for tag, share in chosen.items()]
-    return TrainingData(Order(sources, config.seed), [stores[tag] for tag in chosen], config.sequence_length, chosen, vocabulary_size)
+    return TrainingData(Order(sources, config.seed), [stores[tag] for tag in chosen], config.sequence_length, chosen)
 
 
 def rank_numbers(step: int, micro: int, rank: int, world: int, micro_batch_size: int, global_batch_samples: int) -> npt.NDArray[np.int64]:

@@ -43,7 +43,7 @@ def train_rank(config: PretrainConfig, tokens_folder: Path, tokenizer_folder: Pa
             raise DataError(f"{tokenizer_files}: has no {name}; the token store's documents begin with BOS and end with EOS")
     ids = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id}
     manifest = read_store(tokens_folder, vocabulary)
-    data, validation = open_training(config, manifest, vocabulary), open_split(manifest, VALIDATION)
+    data, validation = open_training(config, manifest, vocabulary), open_split(manifest, VALIDATION, vocabulary)
     model = build(config.model, vocabulary, **ids)
     with session(config, str(out)) as accelerator:
         if accelerator.is_main_process:
