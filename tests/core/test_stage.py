@@ -177,6 +177,18 @@ def test_shards_that_were_finished_before_a_failure_are_not_run_again(tmp_path: 
     assert not (out / ".shards").exists()
 
 
+def test_unfinished_files_of_a_killed_run_are_removed_when_it_is_resumed(tmp_path: Path) -> None:
+    out = tmp_path / "a"
+    with pytest.raises(DataError, match="broken"):
+        run_stage("copy", 1, sharded(["one", "broken"], 1), CopyConfig(), [], out, resumable=True)
+    (out / "documents").mkdir()
+    leftovers = [out / ".manifest.123.partial.json", out / "documents" / ".00000.123.partial.parquet"]
+    for path in leftovers:
+        path.write_text("half")
+    run_stage("copy", 1, sharded(["one", "two"], 1), CopyConfig(), [], out, resumable=True)
+    assert not any(path.exists() for path in leftovers)
+
+
 def test_shards_of_other_settings_are_not_taken_over(tmp_path: Path) -> None:
     out = tmp_path / "a"
     with pytest.raises(DataError):

@@ -1,7 +1,7 @@
 """Extraction on real files of every format, good and bad."""
 
 import gzip
-import io
+import hashlib
 import json
 import struct
 import tracemalloc
@@ -12,47 +12,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from iberlm.core.documents import SCHEMA
 from iberlm.core.errors import DataError
 from iberlm.core.manifest import Counts, Manifest, Output
 from iberlm.extract.config import ExtractConfig
-from iberlm.extract.extract import RawFile, read, run
-from iberlm.extract.records import Reject, Text, language_claim
+from iberlm.extract.extract import RawFile, document_id, read, run
+from iberlm.extract.records import Text, language_claim
+
+from .archives import http, page, record
+from .reading import Item, raw, reasons, texts
+from .reading import items as items_with
 
 SMALL = ExtractConfig(max_line_bytes=4096, max_file_bytes=1 << 20, max_document_bytes=2048, workers=1)
 
 
-def raw(path: Path, form: str, **changes: Any) -> RawFile:
-    values: dict[str, Any] = {
-        "path": str(path),
-        "format": form,
-        "language": None,
-        "card": "town",
-        "licence": "CC0-1.0",
-        "source": f"town/{path.name}",
-        "url": None,
-        "date": None,
-        "text_field": "text",
-        "id_field": "id",
-        "bytes": path.stat().st_size if path.exists() else 0,
-    }
-    return RawFile(**{**values, **changes})
-
-
-def items(path: Path, form: str, content: bytes, config: ExtractConfig = SMALL, **changes: Any) -> list[Text | Reject]:
-    path.write_bytes(content)
-    return list(read(raw(path, form, **changes), config))
-
-
-def texts(found: list[Text | Reject]) -> list[str]:
-    return [item.text for item in found if isinstance(item, Text)]
-
-
-def reasons(found: list[Text | Reject]) -> list[str]:
-    return [item.reason for item in found if isinstance(item, Reject)]
+def items(path: Path, form: str, content: bytes, config: ExtractConfig = SMALL, **changes: Any) -> list[Item]:
+    return items_with(path, form, content, config, **changes)
 
 
 def jsonl(*records: Any) -> bytes:
@@ -145,7 +121,9 @@ def test_damaged_stream_is_quarantined(tmp_path: Path) -> None:
         ("a.mo", "gettext", b"\xde\x12\x04\x95\0\0\0\0\xff\xff\xff\x7f", "not_gettext"),
         ("a.po", "gettext", b"prose", "not_gettext"),
         ("a.txt.gz", "text", gzip.compress(b"some words here")[:-10], "truncated_gzip"),
-        ("a.warc", "warc", b"x", "unknown_format"),
+        ("a.warc", "warc", b"x", "not_warc"),
+        ("a.pdf", "pdf", b"x", "unknown_format"),
+        ("a.txt.bz2", "text", b"plain", "not_bzip2"),
     ],
 )
 def test_file_that_is_not_what_it_says_is_one_counted_reject(tmp_path: Path, name: str, form: str, content: bytes, reason: str) -> None:
@@ -368,45 +346,38 @@ def test_shards_and_processes_do_not_change_the_documents(tmp_path: Path) -> Non
     assert rows[0] == rows[1]
 
 
+def test_stage_keeps_what_archives_say_and_counts_skips_apart(tmp_path: Path) -> None:
+    licence = "https://creativecommons.org/licenses/by-sa/4.0/"
+    body = page("El text de la pa\u0300gina.").replace(b"<title>", f"<link rel='license' href='{licence}'><meta name='robots' content='noai'><title>".encode())
+    (tmp_path / "a.warc").write_bytes(record(http(body)) + record(http(b"x", status="404 Not Found"), 1) + record(http(page("Una altra.")), 2) + b"rubbish")
+    files = [raw(tmp_path / "a.warc", "warc")]
+    manifest = run(ExtractConfig(workers=1), [fetched(tmp_path / "fetch", files)], tmp_path / "out")
+    first, second = pq.read_table(*manifest.paths("documents/")).to_pylist()
+    assert (first["text"], first["licence"], first["licence_evidence"], first["reserved"]) == (
+        "El text de la pàgina.",
+        "CC-BY-SA-4.0",
+        licence,
+        ["robots_meta:noai"],
+    )
+    assert (second["licence"], second["licence_evidence"], second["reserved"], second["http_status"]) == ("CC0-1.0", None, [], 200)
+    assert (second["url"], second["content_type"]) == ("https://exemple.cat/2", "text/html; charset=utf-8")
+    assert manifest.counts.kept == {"ca": 2}
+    assert manifest.counts.dropped == {"und": {"skipped_http_status": 1, "quarantine_bad_record": 1}}
+    assert manifest.metrics["normalised"] == {"unicode": 1}
+    assert [output.rows for output in manifest.outputs] == [2, 1]
+    assert len(manifest.paths("quarantine-")[0].read_text().splitlines()) == 1
+
+
+def test_identifiers_are_those_of_the_hash_that_is_documented(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(jsonl({"id": "1", "text": "text"}, {"id": "1", "text": "text"}))
+    file = raw(tmp_path / "a.jsonl", "jsonl")
+    expected = [hashlib.blake2b(f"town\0town/a.jsonl\0{position}\0text\0".encode(), digest_size=8).hexdigest() for position in (0, 1)]
+    assert [document_id(file, item) for item in read(file, SMALL) if isinstance(item, Text)] == expected
+    manifest = run(SMALL, [fetched(tmp_path / "fetch", [file])], tmp_path / "out")
+    assert pq.read_table(*manifest.paths("documents/"))["id"].to_pylist() == expected
+
+
 def test_nothing_extracted_is_an_error_with_the_reasons(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"")
-    with pytest.raises(DataError, match=r"not one document came out of 1 files:\n +1  quarantine_empty_file"):
+    with pytest.raises(DataError, match=r"not one document came out of 1 file:\n +1  quarantine_empty_file"):
         run(SMALL, [fetched(tmp_path / "fetch", [raw(tmp_path / "a.txt", "text")])], tmp_path / "out")
-
-
-def _parquet_bytes() -> bytes:
-    stream = io.BytesIO()
-    pq.write_table(pa.table({"text": ["uno", "dos"], "id": ["a", "b"]}), stream)
-    return stream.getvalue()
-
-
-SEEDS = {
-    ("a.jsonl", "jsonl"): jsonl({"text": "hola", "language": "es"}, {"text": "adiós"}),
-    ("a.jsonl.gz", "jsonl"): gzip.compress(jsonl({"text": "hola"}), mtime=0),
-    ("a.jsonl.zst", "jsonl"): zstandard.ZstdCompressor().compress(jsonl({"text": "hola"})),
-    ("a.parquet", "parquet"): _parquet_bytes(),
-    ("a.txt", "text"): "canción".encode(),
-    ("a.html", "html"): b"<!DOCTYPE html><html lang='es'><head><meta charset='utf-8'></head><body><main><p>hola</p></main></body></html>",
-    ("a.docbook", "docbook"): MALLARD.encode(),
-    ("a.mo", "gettext"): mo(CATALOGUE),
-    ("a.po", "gettext"): b'msgid ""\nmsgstr "charset=UTF-8"\n\nmsgid "a"\nmsgstr "one two three four"\n',
-}
-
-
-@pytest.mark.parametrize(("name", "form"), SEEDS)
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
-def test_any_bytes_end_in_texts_and_counted_rejects(tmp_path: Path, name: str, form: str, data: st.DataObject) -> None:
-    seed = SEEDS[name, form]
-    if data.draw(st.booleans()):
-        content = data.draw(st.binary(max_size=300))
-    else:  # a real file with a piece replaced, cut out or put in
-        start, end = sorted(data.draw(st.tuples(st.integers(0, len(seed)), st.integers(0, len(seed)))))
-        content = seed[:start] + data.draw(st.binary(max_size=20)) + seed[end:]
-    for item in items(tmp_path / name, form, content):
-        if isinstance(item, Text):
-            assert item.text.strip()
-            assert "\0" not in item.text
-            item.text.encode("utf-8")
-        else:
-            assert item.reason.isidentifier()

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,10 @@ from iberlm.core.languages import LANGUAGES, file_safe
 from iberlm.core.manifest import Manifest
 from iberlm.core.stage import Record, run_stage
 
-SECTIONS = ("line", "sources", "funnel", "tokens", "tokenizer", "training", "evaluation", "finetuning", "samples", "generations", "configuration")
+SECTIONS = (
+    *("line", "sources", "funnel", "rights", "repeats", "tokens", "tokenizer"),
+    *("training", "evaluation", "finetuning", "samples", "generations", "configuration"),
+)
 """Anchors of the sections in their order."""
 SCRIPT = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
 RIGHT_TO_LEFT = "\u202eשלום עולם مرحبا\u202c"
@@ -30,18 +33,21 @@ class Settings:
     """Settings of a stand-in stage."""
 
     name: str = "small"
+    redact: dict[str, str] = field(default_factory=lambda: {"email": "tag", "iban": "pseudonym", "gps": "keep"})
+    contaminated: str = "drop"
+    honour_reservations: bool = True
 
 
 Write = Callable[[Path, Record], None]
 
 
-def stage(name: str, folder: Path, write: Write, settings: Any = None) -> Manifest:
+def stage(name: str, folder: Path, write: Write, settings: Any = None, inputs: list[Manifest] | None = None) -> Manifest:
     """A finished stage whose files and numbers `write` makes."""
 
     def body(config: Any, inputs: list[Manifest], out: Path, record: Record) -> None:
         write(out, record)
 
-    return run_stage(name, 1, body, settings or Settings(), [], folder)
+    return run_stage(name, 1, body, settings or Settings(), inputs or [], folder)
 
 
 def write_card(folder: Path) -> None:
@@ -86,28 +92,103 @@ def _fetch(out: Path, record: Record) -> None:
 
 def _extract(out: Path, record: Record) -> None:
     for tag in LANGUAGES:
-        record.counts.keep(tag, 47)
+        record.counts.keep(tag, 53)
+    record.counts.keep("en", 7)
     record.counts.drop("und", "quarantine_not_utf8", 2)
+    record.counts.drop("und", "skipped_content_type", 30)
+    record.metrics = {"normalised": {"mojibake": 3, "punt_volat": 41}}
+
+
+def _annotate(out: Path, record: Record) -> None:
+    for tag in LANGUAGES:
+        record.counts.keep(tag, 52)
+    record.counts.keep("en", 12)
+    record.metrics = {"bytes": 400_000, "personal_data": 21, "mixed_documents": 17}
+
+
+def _dedup(out: Path, record: Record) -> None:
+    repeated = {"different": 4, "spans": 120, "characters": 9_321}
+    record.metrics = {"documents": 272, "clusters": 250, "largest_cluster": 6, "exact_duplicates": 5, "near_duplicates": 17, "url_duplicates": 8}
+    record.metrics |= {"repeated_paragraphs": repeated, "phase_seconds": {"join": 0.5}, "disk_bytes": 14_172}
+
+
+def _decontaminate(out: Path, record: Record) -> None:
+    record.metrics = {
+        "documents": {tag: {"clean": 50, "contaminated": index} for index, tag in enumerate(LANGUAGES)},
+        "suites": {"iberlm": {"items": 380, "searched": 300, "seen": 6}, f"a suite {SCRIPT}": {"items": 10, "searched": 0, "seen": 0}},
+        "tasks_without_data": ["xstorycloze_eu"],
+        "ngrams": 4_812,
+    }
+
+
+def _robots(out: Path, record: Record) -> None:
+    refused_by = {"*": 9, "GPTBot": 14, "content-signal": 4} | {f"Agent{number}": 1 for number in range(15)}
+    hosts = {"rules": 1_204, "no_file": 310, "unparsable": 22, "redirect": 4}
+    record.metrics = {
+        "verdicts": {tag: {"allowed": 30, "disallowed": 3, "no_file": 12, "unparsable": 1, "no_url": 5, "new_verdict": 1} for tag in LANGUAGES},
+        "refused_by": refused_by,
+        "snapshot": {"files": 1, "records": 1_540, "hosts": hosts, "fetched_from": "2025-01-02T03:04:05Z", "fetched_to": "2025-01-31T00:00:00Z"},
+    }
+
+
+def _quality(out: Path, record: Record) -> None:
+    record.metrics = {"documents_by_tenth_of_score": {tag: [1, 0, 2, 3, 2, 4, 7, 9, 11, 14 - index] for index, tag in enumerate(LANGUAGES)}}
+
+
+REASONS = {
+    "removed": 1,
+    "reserved": 2,
+    "robots": 1,
+    "language": 2,
+    "language_score": 1,
+    "mixed_language": 1,
+    "too_short": 1,
+    "stop_words": 1,
+    "placeholder": 1,
+    "duplicate_paragraphs": 1,
+    "short_lines": 1,
+    "curly_brackets": 1,
+    "policy_lines": 1,
+    "quality": 1,
+    "contaminated": 1,
+    "little_left": 1,
+    "url_duplicate": 1,
+    "duplicate": 1,
+    "near_duplicate": 1,
+    "a_rule_of_tomorrow": 1,
+}
+"""Documents of a language that are dropped; the last reason is one that the report does not know."""
 
 
 def _select(out: Path, record: Record) -> None:
     for index, tag in enumerate(LANGUAGES):
         record.counts.keep(tag, 40 - index)
-        reasons = {"too_short": 1, "duplicate": 1, "near_duplicate": 1 + index, "language": 2, "too_few_stop_words": 1, "repeated_lines": 1}
-        for reason, number in reasons.items():
-            record.counts.drop(tag, reason, number)
+        for reason, number in REASONS.items():
+            record.counts.drop(tag, reason, number + (index if reason == "near_duplicate" else 0))
         row = {"text": "text", "language": tag, "source": "s", "card": CARD, "licence": "Apache-2.0"}
         rows = [{**row, "id": f"{tag}-{number}"} for number in range(40 - index)]
         path = out / "documents" / f"train.{file_safe(tag)}.parquet"
         record.output(path, write_documents(path, batches_of(rows)))
+    record.counts.drop("und", "language", 12)
     entry = {"id": "doc-1", "source": f"package {SCRIPT}", "identified": "ca", "text": HOSTILE}
     plain = "El mercat ha tornat a obrir les portes després de dos anys d'obres.\n\nLes parades noves són més amples i hi ha llum natural."
     kept = {tag: [{**entry, "id": f"doc-{tag}-{number}", "identified": tag, "text": plain} for number in range(2)] for tag in LANGUAGES}
-    dropped = {"ca": {"too_short": [entry], "duplicate": [entry, "not an entry"]}, "eu": {"language": [{**entry, "identified": 'fr" onclick="x'}]}}
+    dropped = {
+        "ca": {"too_short": [entry], "duplicate": [entry, "not an entry"], "a_rule_of_tomorrow": [entry]},
+        "eu": {"language": [{**entry, "identified": 'fr" onclick="x'}]},
+        "und": {"language": [{**entry, "identified": "other"}]},
+    }
     # the hostile text holds a lone surrogate, which JSON can carry as an escape
     write_text(out / "samples.json", json.dumps({"kept": kept, "dropped": dropped}))
     record.output(out / "samples.json")
-    record.metrics = {"redacted": {tag: {"email": 3, "iban": 1} for tag in LANGUAGES}, "bytes": {}}
+    loss = {"reserved": {"documents": 2, "characters": 3_000}, "robots": {"documents": 1, "characters": 1_000}}
+    record.metrics = {
+        "redacted": {tag: {"email": 3, "iban": 1, "new_kind": 1} for tag in LANGUAGES},
+        "bytes": {},
+        "reserved": dict.fromkeys(LANGUAGES, loss),
+        "characters_kept": dict.fromkeys(LANGUAGES, 76_000),
+        "licences": {tag: {"Apache-2.0": 39 - index, f"CC0-1.0 {SCRIPT}": 1} for index, tag in enumerate(LANGUAGES)},
+    }
 
 
 def _train_tokenizer(out: Path, record: Record) -> None:
@@ -196,8 +277,11 @@ def _finetune(out: Path, record: Record) -> None:
 STAGES: dict[str, tuple[str, str, Write]] = {
     "fetch": ("fetch", "fetch", _fetch),
     "extract": ("extract", "extract", _extract),
-    "annotate": ("annotate", "annotate", lambda out, record: None),
-    "dedup": ("dedup", "dedup", lambda out, record: record.metrics.update(exact_duplicates=5, near_duplicates=9)),
+    "annotate": ("annotate", "annotate", _annotate),
+    "dedup": ("dedup", "dedup", _dedup),
+    "decontaminate": ("decontaminate", "decontaminate", _decontaminate),
+    "robots": ("robots", "robots", _robots),
+    "quality": ("quality", "quality", _quality),
     "select": ("select", "curate", _select),
     "train_tokenizer": ("train_tokenizer", "train_tokenizer", _train_tokenizer),
     "tokenize": ("tokenize", "tokenize", _tokenize),
@@ -209,5 +293,8 @@ STAGES: dict[str, tuple[str, str, Write]] = {
 
 
 def make_run(folder: Path) -> list[Manifest]:
-    """All stages of a run, in the order of the line."""
-    return [stage(name, folder / place, write) for name, place, write in STAGES.values()]
+    """All stages of a run, in the order of the line; the selection says what it read."""
+    manifests: list[Manifest] = []
+    for name, place, write in STAGES.values():
+        manifests.append(stage(name, folder / place, write, inputs=manifests[1:] if name == "select" else None))
+    return manifests

@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 from report_run import ISSUE, LONG_WORD, SECTIONS, STAGES, Settings, make_run, stage
+from report_run import REASONS as REASONS_OF_RUN
 
 from iberlm.core.errors import ConfigError
 from iberlm.core.manifest import read_manifest
 from iberlm.report import report
 from iberlm.report.config import ReportConfig
 from iberlm.report.model_sections import before_after
+from iberlm.report.reasons import KINDS, REASONS, VERDICTS
+from iberlm.report.run_folder import OPTIONAL
 from iberlm.report.run_folder import STAGES as NAMES
 from iberlm.report.text_sections import without_places
 from iberlm.report.wording import clean, duration, energy, line, listed, ordered, percent, short_count, size, tag
@@ -62,7 +65,7 @@ def read(run: Path) -> str:
 def test_complete_run_has_every_section_and_number(whole_run: Path) -> None:
     page = Page(read(whole_run))
     assert [attributes["id"] for attributes in page.of("section")] == list(SECTIONS)
-    assert "190 documents kept of 237 read" in page.text
+    assert "190 documents kept of 322 extracted" in page.text
     assert "3,412,224" in page.text
     assert "not run" not in page.text.replace("has not run, so", "")
     for said in ("below the baseline", "above the baseline", "constant prediction: always choice 0", "62.0 ± 6.7", "67.0 ± 6.7", "estimated: CPU seconds"):
@@ -93,7 +96,7 @@ def test_any_stage_may_be_the_only_one(present: str, tmp_path: Path, cards: Path
     report.run(ReportConfig(run_dir=str(tmp_path)), [stage(kind, tmp_path / place, write)], tmp_path / "report")
     text = Page(read(tmp_path)).text
     assert "This run is not complete" in text
-    assert f"Not run: {listed(name for role, name in NAMES.items() if role != present)}." in text
+    assert f"Not run: {listed(name for role, name in NAMES.items() if role != present and role not in OPTIONAL)}." in text
 
 
 def test_stages_that_others_are_compared_with_may_be_missing(tmp_path: Path, cards: Path) -> None:
@@ -121,12 +124,132 @@ def test_missing_and_broken_files_become_sentences(tmp_path: Path, cards: Path) 
     assert "The file samples.json has no samples." in text
 
 
-@pytest.mark.parametrize("metrics", [{}, {"validation": 3, "tokens": "many", "languages": [1], "parameters": None, "redacted": {"es": 4}, "strategy": "ddp"}])
+ODD: dict[str, Any] = {
+    "validation": 3,
+    "tokens": "many",
+    "languages": [1],
+    "parameters": None,
+    "redacted": {"es": 4},
+    "strategy": "ddp",
+    "normalised": [1],
+    "reserved": {"es": 3, "gl": {"robots": "some"}},
+    "licences": {"es": ["MIT"], "gl": {"MIT": "x"}},
+    "characters_kept": None,
+    "snapshot": "old",
+    "verdicts": {"es": 3, "gl": {"allowed": "yes"}},
+    "refused_by": ["GPTBot"],
+    "suites": {"a": 1},
+    "documents": {"es": 4},
+    "tasks_without_data": 3,
+    "documents_by_tenth_of_score": {"es": [1, "x"], "gl": 3, "eu": []},
+    "repeated_paragraphs": 4,
+    "clusters": "few",
+    "mixed_documents": "?",
+}
+
+
+@pytest.mark.parametrize("metrics", [{}, ODD])
 def test_odd_metrics_never_stop_the_report(metrics: dict[str, Any], tmp_path: Path) -> None:
     manifests = [stage(kind, tmp_path / place, lambda _, record: record.metrics.update(metrics)) for kind, place, _ in STAGES.values()]
     manifests.append(stage("distil", tmp_path / "distil", lambda *_: None))
     report.run(ReportConfig(run_dir=str(tmp_path)), manifests, tmp_path / "report")
     assert "Stages that this report does not know: distil." in Page(read(tmp_path)).text
+
+
+def test_every_reason_is_shown_in_words_with_its_meaning(whole_run: Path) -> None:
+    text = Page(read(whole_run)).text
+    for reason in REASONS_OF_RUN:
+        name, meaning = REASONS.get(reason, (reason.replace("_", " "), ""))
+        assert name.capitalize() in text
+        assert meaning in text
+    assert "A rule of tomorrow" in text
+    assert "Dropped: a rule of tomorrow 1" in text
+    assert "Dropped: too short 1 Too few words to be a document. doc-1" in text
+    assert "Kept 2 of 40 " in text
+    assert "Other languages 12 0 0 % 12" in text
+
+
+def test_words_are_for_what_curation_counts() -> None:
+    """A rule that is new needs none: it is spelled from its name."""
+    from iberlm.curate import pii, robots
+    from iberlm.curate.rules import RULES
+    from iberlm.curate.selection import choose, decide
+
+    own = {decide.REMOVED, decide.RESERVED, decide.ROBOTS, decide.LANGUAGE, decide.CONTAMINATED, decide.LITTLE_LEFT}
+    assert set(REASONS) <= {rule.__name__ for rule in RULES} | own | {choose.DUPLICATE, choose.NEAR_DUPLICATE, choose.URL_DUPLICATE}
+    assert len({name for name, _ in REASONS.values()}) == len(REASONS)
+    assert set(KINDS) == set(pii.KINDS)
+    assert tuple(VERDICTS) == robots.VERDICTS
+
+
+def test_what_did_not_become_a_document_is_told_apart_from_what_was_dropped(whole_run: Path) -> None:
+    text = Page(read(whole_run)).text
+    assert "Content type passed over: in order, but no document 30 9.9 %" in text
+    assert "Not utf8 in quarantine: damaged, or not as its format is 2 0.7 %" in text
+    assert "Normalised on the way, by number of documents: punt volat in 41 and mojibake in 3." in text
+
+
+def test_languages_are_shown_as_claimed_and_as_identified(whole_run: Path) -> None:
+    text = Page(read(whole_run)).text
+    assert "Spanish 53 52 −1" in text
+    assert "English 7 12 +5" in text
+    assert "17 documents (6.2 %) have paragraphs that are surely in another language than the whole." in text
+
+
+def test_rights_show_what_is_reserved_and_its_share(whole_run: Path) -> None:
+    text = Page(read(whole_run)).text
+    assert "Spanish 2 3,000 1 1,000 5.0 %" in text
+    assert "5 documents were left out at somebody's request or by a block list." in text
+    assert "Spanish 30 3 12 1 5 1 5.8 %" in text
+    assert "everyone (*) 9" in text
+    assert "training, by a Content-Signal or Content-Usage line 4" in text
+    assert "And 6 more agents." in text
+    assert "the answers of 1,540 hosts, fetched 2025-01-02 to 2025-01-31." in text
+    assert "Apache-2.0 185 39 38 37 36 35" in text
+    assert "E-mail address tag 15 3 3 3 3 3" in text
+    assert "IBAN invented value 5 1 1 1 1 1" in text
+    assert "New kind – 5 1 1 1 1 1" in text
+    assert "Left as they are, by the settings of this run: Position." in text
+
+
+def test_repeats_show_duplicates_and_items_of_evaluations(whole_run: Path) -> None:
+    text = Page(read(whole_run)).text
+    for told in ("Same text as another 5 (1.8 %)", "Nearly the text of another 17 (6.2 %)", "Address of another 8 (2.9 %)", "120 places, 9,321 characters"):
+        assert told in text
+    assert "iberlm 380 300 6 2.0 %" in text
+    assert "Galician 54 4 7.4 %" in text
+    assert "Such documents are dropped." in text
+    assert "because their data are not on the machine: xstorycloze_eu." in text
+
+
+def test_stages_that_need_not_run_are_not_missed_but_their_absence_is_said(tmp_path: Path, cards: Path) -> None:
+    manifests = [stage(kind, tmp_path / place, write) for name, (kind, place, write) in STAGES.items() if name not in OPTIONAL]
+    report.run(ReportConfig(run_dir=str(tmp_path)), manifests, tmp_path / "report")
+    text = Page(read(tmp_path)).text
+    assert "not complete" not in text
+    assert "No snapshot of robots files was applied" in text
+    assert "No evaluation's items were looked for" in text
+    assert "Quality scores" not in text
+
+
+def test_a_stage_that_the_selection_did_not_read_is_not_shown(tmp_path: Path, cards: Path) -> None:
+    """As when a run is selected again without the snapshot: the folder of the verdicts stays."""
+    manifests = [stage(kind, tmp_path / place, write) for kind, place, write in STAGES.values()]
+    report.run(ReportConfig(run_dir=str(tmp_path)), manifests, tmp_path / "report")
+    text = Page(read(tmp_path)).text
+    assert "No snapshot of robots files was applied" in text
+    assert "Verdicts of the robots files" not in text
+
+
+def test_reservations_that_are_not_honoured_are_said(tmp_path: Path, cards: Path) -> None:
+    write = STAGES["select"][2]
+    report.run(ReportConfig(run_dir=str(tmp_path)), [stage("select", tmp_path / "curate", write, Settings(honour_reservations=False))], tmp_path / "report")
+    assert "Reservations were not honoured in this run" in Page(read(tmp_path)).text
+    other = tmp_path / "other"
+    report.run(ReportConfig(run_dir=str(other)), [stage("select", other / "curate", lambda out, record: record.counts.keep("es", 2))], other / "report")
+    text = Page(read(other)).text
+    assert "No document was left out because its page or its site reserves its use." in text
+    assert "No personal data was found and replaced" in text
 
 
 def test_hostile_text_is_escaped_and_control_characters_are_shown(whole_run: Path) -> None:
@@ -204,7 +327,22 @@ def test_configuration_does_not_tell_the_users_folders(tmp_path: Path) -> None:
 
 
 def test_folders_of_a_run_hold_all_its_manifests(whole_run: Path) -> None:
-    verbs = ("fetch", "extract", "annotate", "dedup", "curate", "train_tokenizer", "tokenize", "pretrain", "evaluate", "finetune", "evaluate_finetuned")
+    verbs = (
+        "fetch",
+        "extract",
+        "annotate",
+        "dedup",
+        "decontaminate",
+        "robots",
+        "quality",
+        "curate",
+        "train_tokenizer",
+        "tokenize",
+        "pretrain",
+        "evaluate",
+        "finetune",
+        "evaluate_finetuned",
+    )
     config = ReportConfig(**{name: str(whole_run / name) for name in verbs})
     assert [read_manifest(folder).stage for folder in config.folders()] == [kind for kind, _, _ in STAGES.values()]
     assert ReportConfig(pretrain="somewhere").folders() == [Path("somewhere")]

@@ -1,7 +1,7 @@
-"""Shell completion: verbs, tools, groups with their choices, and every key of the configuration.
+"""Shell completion: verbs, tools and their options, groups with their choices, and every key of the configuration.
 
 `eval "$(iberlm completion bash)"`. The shell calls `iberlm completion words -- LINE...`; after a verb the candidates come
-from Hydra's own completion on the verb's recipe, so they are what Hydra would accept.
+from Hydra's own completion on the verb's recipe, so they are what Hydra would accept. Where there is none, the shell offers files.
 """
 
 import sys
@@ -17,17 +17,18 @@ SCRIPTS = {
 }
 COMP_WORDBREAKS=${COMP_WORDBREAKS//=}
 COMP_WORDBREAKS=${COMP_WORDBREAKS//@}
-complete -F _iberlm_complete iberlm
+complete -o default -F _iberlm_complete iberlm
 """,
     "zsh": """autoload -Uz compinit && compinit -u
 _iberlm() {
     local -a candidates
     candidates=("${(@f)$(iberlm completion words -- "${BUFFER[1,$CURSOR]}" 2>/dev/null)}")
-    compadd -Q -S '' -- $candidates
+    [[ -n "${candidates[*]}" ]] && compadd -Q -S '' -- $candidates || _files
 }
 compdef _iberlm iberlm
 """,
-    "fish": """complete -c iberlm -f -a '(iberlm completion words -- (commandline -cp) 2>/dev/null)'
+    "fish": """complete -c iberlm -n 'test -n "$(iberlm completion words -- (commandline -cp) 2>/dev/null)"' -f
+complete -c iberlm -a '(iberlm completion words -- (commandline -cp) 2>/dev/null)'
 """,
 }
 
@@ -56,10 +57,22 @@ def candidates(line: str) -> list[str]:
     if len(words) <= 1 or (len(words) == 2 and not ended):
         begun = words[1] if len(words) == 2 else ""
         return [name for name in [*VERBS, *TOOLS] if name.startswith(begun)]
+    if words[1] in TOOLS:
+        return _tool_candidates(words[1], words[2:], ended)
     if words[1] not in VERBS:
         return []
     rest = " ".join(words[2:]) + (" " if ended and words[2:] else "")
     return _hydra_candidates(words[1], rest)
+
+
+def _tool_candidates(name: str, words: list[str], ended: bool) -> list[str]:
+    """Options of a tool, and values of the last one where they are few."""
+    from iberlm.cli.tools import options_of
+
+    *before, begun = [*words, ""] if ended or not words else words
+    options = options_of(name)
+    offered = options.get(before[-1], []) if before else []
+    return [entry for entry in offered or (options if begun.startswith("-") else []) if entry.startswith(begun)]
 
 
 def _hydra_candidates(name: str, line: str) -> list[str]:

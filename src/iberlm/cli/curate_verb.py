@@ -1,13 +1,22 @@
-"""The verb `curate`: four stages of two packages, each with a folder and a manifest of its own."""
+"""The verb `curate`: stages of two packages, each with a folder and a manifest of its own.
+
+Extract, annotate, dedup and select always run. Decontamination, robots verdicts and the quality score run where the recipe gives what
+they need: evaluation items, a snapshot, a model. `select` reads what all of them wrote beside the documents.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from iberlm.core.config import StageConfig
+from iberlm.core.errors import ConfigError
 from iberlm.core.manifest import Counts, Manifest, read_manifest
 from iberlm.core.progress import say
 from iberlm.core.stage import place
-from iberlm.curate.config import AnnotateConfig, DedupConfig, SelectConfig, SelectOptions, Thresholds
+from iberlm.curate.config import AnnotateConfig, SelectConfig, SelectOptions, Thresholds
+from iberlm.curate.decontaminate import DecontaminateConfig
+from iberlm.curate.dedup.config import DedupConfig
+from iberlm.curate.quality import QualityConfig
+from iberlm.curate.robots import RobotsConfig
 from iberlm.extract.config import ExtractConfig
 
 
@@ -23,9 +32,21 @@ class CurateConfig(StageConfig):
     """Folder of the annotated documents."""
     clusters: str = place("")
     """Folder of the duplicate clusters."""
+    matches: str = place("")
+    """Folder of the matches with evaluation items."""
+    verdicts: str = place("")
+    """Folder of the verdicts by robots files."""
+    scores: str = place("")
+    """Folder of the quality scores."""
     extract: ExtractConfig = field(default_factory=ExtractConfig)
     annotate: AnnotateConfig = field(default_factory=AnnotateConfig)
     dedup: DedupConfig = field(default_factory=DedupConfig)
+    decontaminate: DecontaminateConfig = field(default_factory=DecontaminateConfig)
+    """Runs where `evaluation` names items."""
+    robots: RobotsConfig = field(default_factory=RobotsConfig)
+    """Runs where `snapshot` is given."""
+    quality: QualityConfig = field(default_factory=QualityConfig)
+    """Runs where `model` is given."""
     select: SelectOptions = field(default_factory=SelectOptions)
     filters: dict[str, Thresholds] = field(default_factory=dict)
     """Limits by language tag (`recipes/filters/`)."""
@@ -39,18 +60,26 @@ class CurateConfig(StageConfig):
 
 
 def run(config: CurateConfig) -> Manifest:
-    """Raw files -> documents: extract, annotate, dedup, select, each with a folder and a manifest of its own."""
-    from iberlm.curate import annotate, dedup, select
+    """Raw files -> documents, by the stages that the settings ask for."""
+    from iberlm.curate import annotate, decontaminate, dedup, quality, robots, select
     from iberlm.extract import extract
 
-    for part in (config.extract, config.annotate, config.dedup, config.select):
+    settings = config.select_config()
+    for part in (config.extract, config.annotate, config.dedup, config.decontaminate, config.robots, config.quality, settings):
         part.dry_run = config.dry_run
-    for sharded in (config.extract, config.annotate):
-        sharded.workers = sharded.workers or config.cluster.workers
+        part.workers = part.workers or config.cluster.workers
     extracted = extract.run(config.extract, [read_manifest(Path(config.raw))], Path(config.extracted))
     annotated = annotate.run(config.annotate, [extracted], Path(config.annotated))
-    clusters = dedup.run(config.dedup, [annotated], Path(config.clusters))
-    curated = select.run(config.select_config(), [annotated, clusters], Path(config.out))
+    beside = [extracted, annotated, dedup.run(config.dedup, [annotated], Path(config.clusters))]
+    if config.decontaminate.evaluation:
+        beside.append(decontaminate.run(config.decontaminate, [extracted], Path(config.matches)))
+    if config.robots.snapshot:
+        beside.append(robots.run(config.robots, [extracted], Path(config.verdicts)))
+    if config.quality.model:
+        beside.append(quality.run(config.quality, [extracted], Path(config.scores)))
+    elif any(limits.min_quality_score > 0 for limits in config.filters.values()):
+        raise ConfigError("filters: min_quality_score is set, and there is no score: give curate.quality.model, or leave the limit at 0")
+    curated = select.run(settings, beside, Path(config.out))
     for line in funnel(curated.counts):
         say(line)
     return curated

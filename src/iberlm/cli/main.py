@@ -55,7 +55,9 @@ def _dispatch(arguments: list[str]) -> int:
 
         return completion_command(rest)
     if command in TOOLS:
-        return _run_tool(arguments)
+        from iberlm.cli.tools import run_tool
+
+        return run_tool(arguments)
     import difflib
 
     known = [*VERBS, *TOOLS]
@@ -64,7 +66,14 @@ def _dispatch(arguments: list[str]) -> int:
     raise ConfigError(f"unknown command '{command}'; {hint} (iberlm --help)")
 
 
-TOOLS = {"cards": "validate, list and begin data cards", "completion": "print shell completion for bash, zsh or fish"}
+TOOLS = {
+    "cards": "validate, list and begin data cards",
+    "inspect": "look at documents of a run: kept or dropped, why, what was cut",
+    "calibrate": "limits for the filters from a trusted sample",
+    "train-quality": "train the classifier behind quality_score",
+    "train-langid": "train the language identifier",
+    "completion": "print shell completion for bash, zsh or fish",
+}
 
 
 def _overview() -> str:
@@ -100,13 +109,3 @@ def _run_verb(verb: Verb, arguments: list[str]) -> int:
     from iberlm.cli.hydra_app import hydra_main
 
     return hydra_main(verb, arguments)
-
-
-def _run_tool(arguments: list[str]) -> int:
-    from iberlm.cli.tools import app
-
-    try:
-        app(args=arguments, prog_name="iberlm")
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0

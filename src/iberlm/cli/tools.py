@@ -1,15 +1,18 @@
-"""The tools beside the line, as typer commands."""
+"""The tools beside the line, as typer commands. What a tool needs is imported when it runs: `--help` must not wait for it."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from iberlm.cards import command as cards_command
+from iberlm.core.errors import ConfigError, IberlmError
+from iberlm.core.languages import LANGUAGES, NAMES, UNDETERMINED, check_language
 
 app = typer.Typer(name="iberlm", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 cards = typer.Typer(no_args_is_help=True, help="Validate, list and begin data cards.")
 app.add_typer(cards, name="cards")
+
+RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder of a run, such as runs/default.")]
 
 
 @app.callback()
@@ -20,7 +23,9 @@ def _tools() -> None:
 @cards.command("validate")
 def cards_validate(paths: Annotated[list[Path] | None, typer.Argument(help="Card files or folders; all known cards when none is given.")] = None) -> None:
     """Check data cards: one line a problem, `file:line field - problem - mend`. Exit status 3 if there is any."""
-    raise typer.Exit(cards_command.validate(paths or ()))
+    from iberlm.cards import command
+
+    raise typer.Exit(command.validate(paths or ()))
 
 
 @cards.command("new")
@@ -29,10 +34,155 @@ def cards_new(
     folder: Annotated[Path, typer.Option(help="Where the card is written.")] = Path("data_cards"),
 ) -> None:
     """Begin a data card: a commented file whose blanks `cards validate` then names."""
-    raise typer.Exit(cards_command.new(name, folder))
+    from iberlm.cards import command
+
+    raise typer.Exit(command.new(name, folder))
 
 
 @cards.command("list")
 def cards_list() -> None:
     """List the data cards: name, languages, licence, permitted uses, version."""
-    raise typer.Exit(cards_command.show_list())
+    from iberlm.cards import command
+
+    raise typer.Exit(command.show_list())
+
+
+@app.command("inspect")
+def inspect_run(
+    run_dir: RunDir,
+    language: Annotated[str, typer.Option(metavar="TAG", help="Only documents of this language; 'und' for those of none of the five.")] = "",
+    reason: Annotated[str, typer.Option(help="Only documents dropped for this reason of the funnel, or 'kept'.")] = "",
+    number: Annotated[int, typer.Option(min=1, help="How many documents are drawn.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed draws other documents.")] = 0,
+    document: Annotated[str, typer.Option("--id", metavar="ID", help="Show this document instead of a draw.")] = "",
+    characters: Annotated[int, typer.Option(min=0, help="Characters shown of each text; 0 shows all.")] = 800,
+    personal_data: Annotated[bool, typer.Option("--personal-data", help="Show personal data as they are, not as tags.")] = False,
+) -> None:
+    """Look at documents of a finished run: kept or dropped, why, beyond which limits, what was cut.
+
+    The documents are drawn at random among all that match. In the text [-passages that were cut-], {=texts of an evaluation=} and personal
+    data (<EMAIL>) are marked. RUN_DIR may be the folder of one selection of a sweep.
+    """
+    from rich.console import Console
+
+    from iberlm.cli.curated_run import selection
+    from iberlm.curate.inspect import Wanted, inspect
+    from iberlm.curate.inspect_view import show
+
+    if language:
+        _known_language("inspect --language", language, (*LANGUAGES, UNDETERMINED))
+    selected, inputs = selection(run_dir)
+    console = Console(highlight=False, emoji=False)
+    wanted = Wanted(language=language, reason=reason, document=document, number=number, seed=seed)
+    for found in inspect(inputs, selected, wanted):
+        show(console, found, characters=characters, personal_data=personal_data)
+
+
+@app.command("calibrate")
+def calibrate_filters(
+    run_dir: RunDir,
+    share: Annotated[float, typer.Option(help="Share of the trusted documents that one limit may drop, 0 to 0.2.")] = 0.01,
+    language: Annotated[list[str] | None, typer.Option(metavar="TAG", help="Language to calibrate (again for each); all when none.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the recipe and the page; RUN_DIR/calibration when none is given.")] = None,
+) -> None:
+    """Find limits for the filters from a trusted sample: a run of `iberlm curate` on texts that somebody vouches for.
+
+    Writes the recipe filters/calibrated.yaml and calibration.html, with the distributions, and prints what each rule would drop of the sample.
+    """
+    from iberlm.cli.curated_run import annotated
+    from iberlm.core.files import disk_errors
+    from iberlm.curate.calibrate import calibrate, table_lines, write_calibration
+
+    for tag in language or ():
+        _known_language("calibrate --language", tag, LANGUAGES)
+    inputs = annotated(run_dir)
+    calibrations = calibrate(inputs, share=share, languages=list(dict.fromkeys(language or ())))
+    folder = out or run_dir / "calibration"
+    names = ", ".join(sorted({name for manifest in inputs for name in manifest.cards})) or "documents without a card"
+    with disk_errors(folder):
+        _, page = write_calibration(calibrations, share, names, folder)
+    print("\n".join(table_lines(calibrations)))
+    print(f"\nlook at {page}, then: iberlm curate --config-dir {folder} filters=calibrated")
+
+
+@app.command("train-quality")
+def train_quality(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the model, for `iberlm curate quality.model=OUT`.")],
+    positive: Annotated[list[Path], typer.Option(help="File or folder of good texts (again for each): JSONL, Parquet or one text a line.")],
+    negative: Annotated[list[Path], typer.Option(help="File or folder of other texts (again for each).")],
+    text_field: Annotated[str, typer.Option(help="Where a record has its text.")] = "text",
+    held_out_share: Annotated[float, typer.Option(help="Share of the texts that measure the model, 0.01 to 0.5.")] = 0.1,
+    max_characters: Annotated[int, typer.Option(help="Characters of each text that are read.")] = 4000,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the texts.")] = 4,
+    bits: Annotated[int, typer.Option(min=10, max=26, help="The model has 2 to this power features.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed holds out other texts.")] = 0,
+) -> None:
+    """Train the classifier behind quality_score from two sets of texts, and measure it on texts that it has not seen."""
+    from iberlm.curate import train_quality as training
+
+    status = training.train_quality(
+        positive,
+        negative,
+        out,
+        text_field=text_field,
+        held_out_share=held_out_share,
+        max_characters=max_characters,
+        epochs=epochs,
+        bits=bits,
+        seed=seed,
+    )
+    raise typer.Exit(status)
+
+
+@app.command("train-langid")
+def train_langid(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe such as recipes/langid/iberlm.yaml.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the models.")],
+) -> None:
+    """Train the language identifier from the texts that a recipe names, and measure it on sources that it has not seen."""
+    from iberlm.curate.langid import train
+
+    raise typer.Exit(train.train_langid(recipe, out))
+
+
+def _known_language(option: str, tag: str, among: tuple[str, ...]) -> None:
+    """Raise `ConfigError` for a tag that is none of `among`, with the tag that was meant where that can be told."""
+    if tag in among:
+        return
+    import difflib
+
+    names = {NAMES[known].lower(): known for known in among} | {known: known for known in among}
+    if close := difflib.get_close_matches(tag.lower(), names, 1):
+        raise ConfigError(f"{option}: unknown language '{tag}'; did you mean '{names[close[0]]}'? Choose among {', '.join(among)}")
+    check_language(tag, option, among=among)
+
+
+def options_of(command: str) -> dict[str, list[str]]:
+    """Options of a tool and the values that they may have, as far as these are few; for completion."""
+    found = next((entry for entry in typer.main.get_command(app).commands.values() if entry.name == command), None)  # type: ignore[attr-defined]
+    options: dict[str, list[str]] = {}
+    for parameter in found.params if found else ():
+        for name in (name for name in parameter.opts if name.startswith("--")):
+            options[name] = list(LANGUAGES) if name == "--language" else []
+    return options
+
+
+_ClickError: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+"""Base of typer's complaints about a command line; typer brings its own click in newer versions."""
+
+
+def run_tool(arguments: list[str]) -> int:
+    """Run a tool with its arguments; return the exit status. Raises `ConfigError` for a wrong command line, and what the tool raises."""
+    try:
+        status = app(args=arguments, prog_name="iberlm", standalone_mode=False)
+    except IberlmError:
+        raise
+    except typer.Abort as error:  # what typer makes of Ctrl-C
+        raise KeyboardInterrupt from error
+    except _ClickError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()  # type: ignore[attr-defined]
+            return ConfigError.exit_status
+        message = " ".join(error.format_message().split())  # type: ignore[attr-defined]
+        raise ConfigError(f"{arguments[0]}: {message} (iberlm {arguments[0]} --help)") from error
+    return status if isinstance(status, int) else 0

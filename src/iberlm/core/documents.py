@@ -24,10 +24,15 @@ SCHEMA = pa.schema(
         pa.field("url", pa.string()),
         pa.field("date", pa.string()),  # ISO 8601
         pa.field("licence", pa.string(), nullable=False),  # SPDX expression
+        pa.field("licence_evidence", pa.string()),  # the link of a page that states its licence; null where the card states it
+        pa.field("http_status", pa.int16()),
+        pa.field("content_type", pa.string()),  # of the response, as the server or the archive says
+        pa.field("reserved", pa.list_(pa.string())),  # signals by which the page reserves its use, e.g. "robots_meta:noai"
     ]
 )
 
-BATCH_ROWS = 1024
+BATCH_ROWS = 8192
+"""Rows of a row group at most; its text is bounded too (see `batches_of`), so a reader of one row group at a time has bounded memory."""
 
 
 def write_documents(path: Path, batches: Iterable[pa.RecordBatch | pa.Table], schema: pa.Schema = SCHEMA) -> int:
@@ -57,9 +62,13 @@ def batches_of(
 
 
 def read_batches(path: Path, columns: list[str] | None = None, batch_rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
-    """Stream a documents file. Raises `CorruptError` when it is not a whole Parquet file."""
+    """Stream a documents file, or another with rows beside it; a batch never holds rows of two row groups.
+
+    Raises `CorruptError` when it is not a whole Parquet file.
+    """
     try:
         with pq.ParquetFile(path) as parquet:
-            yield from parquet.iter_batches(batch_size=batch_rows, columns=columns)
+            for group in range(parquet.metadata.num_row_groups):
+                yield from parquet.iter_batches(batch_size=batch_rows, columns=columns, row_groups=[group])
     except (pa.ArrowInvalid, OSError) as error:
         raise CorruptError(f"{path}: not a whole Parquet file ({error}); run the stage that makes it again") from error

@@ -25,7 +25,7 @@ from typing import Any, Protocol
 
 from iberlm import __version__
 from iberlm.core.errors import ConfigError, CorruptError, ResourceError
-from iberlm.core.files import disk_errors, sha256_file, sha256_json, write_json
+from iberlm.core.files import TEMPORARY_SUFFIX, disk_errors, sha256_file, sha256_json, write_json
 from iberlm.core.manifest import FILE_NAME, Counts, Manifest, Output, find_manifest
 from iberlm.core.process import Usage, die_with_parent, energy_estimate, usable_cores
 from iberlm.core.progress import progress, say
@@ -77,6 +77,20 @@ class Record:
     metrics: dict[str, Any] = field(default_factory=dict)
     cards: dict[str, str] = field(default_factory=dict)
     outputs: dict[str, int | None] = field(default_factory=dict)
+    _pools: dict[int, ProcessPoolExecutor] = field(default_factory=dict)
+
+    def pool(self, workers: int) -> ProcessPoolExecutor:
+        """Worker processes that stay for all the steps of the stage: starting them costs seconds of imports."""
+        if workers not in self._pools:
+            # spawn: a fork of a process with Arrow or BLAS threads can hang
+            context = multiprocessing.get_context("spawn")
+            self._pools[workers] = ProcessPoolExecutor(workers, mp_context=context, initializer=die_with_parent, initargs=(os.getpid(),))
+        return self._pools[workers]
+
+    def close(self) -> None:
+        """End the worker processes; what waits is cancelled."""
+        while self._pools:
+            self._pools.popitem()[1].shutdown(wait=True, cancel_futures=True)
 
     def output(self, path: Path, rows: int | None = None) -> None:
         """Note a file, already published below the stage's folder; its checksum is taken when the stage ends."""
@@ -167,7 +181,7 @@ def run_stage(
         record = Record(out, key)
         for manifest in inputs:
             record.cards.update(manifest.cards)
-        with disk_errors(out):
+        with disk_errors(out), contextlib.closing(record):
             body(config, inputs, out, record)
         after, seconds = Usage.now(), time.monotonic() - wall
         cpu_seconds = after.cpu_seconds - before.cpu_seconds
@@ -282,6 +296,8 @@ def _prepare(stage: str, out: Path, key: str, resumable: bool) -> None:
     if not same:
         write_json(begun, {"stage": stage, "key": key})
     elif resumable:
+        for unfinished in list(out.rglob(f".*{TEMPORARY_SUFFIX}*")):  # of processes that were killed: `out` is locked, so none is alive
+            unfinished.unlink(missing_ok=True)
         say(f"{stage}: an interrupted run with the same settings is in {shown(out)}; going on from it")
 
 
@@ -312,9 +328,9 @@ def map_shards(label: str, function: Callable[[Any, Path], ShardResult], shards:
     missing = {name: shard for name, shard in shards.items() if name not in results}
     if results:
         say(f"{label}: {len(results)} of {len(shards)} shards were already complete")
-    width = min(workers or usable_cores(), max(1, len(missing)))
+    width = 1 if len(missing) < 2 else workers or usable_cores()
     with progress(label, len(missing), "shards") as advance:
-        for name, result in _run_shards(function, missing, record.folder, width):
+        for name, result in _run_shards(function, missing, record, width):
             _finish_shard(folder / f"{name}.json", record, result)
             results[name] = result
             advance(1, name)
@@ -326,22 +342,21 @@ def map_shards(label: str, function: Callable[[Any, Path], ShardResult], shards:
     return ordered
 
 
-def _run_shards(function: Callable[[Any, Path], ShardResult], shards: dict[str, Any], out: Path, workers: int) -> Iterator[tuple[str, ShardResult]]:
+def _run_shards(function: Callable[[Any, Path], ShardResult], shards: dict[str, Any], record: Record, workers: int) -> Iterator[tuple[str, ShardResult]]:
     if workers == 1:
         for name, shard in shards.items():
-            yield name, function(shard, out)
+            yield name, function(shard, record.folder)
         return
-    # spawn: a fork of a process with Arrow or BLAS threads can hang
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=die_with_parent, initargs=(os.getpid(),)) as pool:
-        futures = {pool.submit(function, shard, out): name for name, shard in shards.items()}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        except BrokenProcessPool as error:
-            raise ResourceError("a worker process was killed, most often for lack of memory: use fewer workers (cluster.workers=1)") from error
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+    pool = record.pool(workers)
+    futures = {pool.submit(function, shard, record.folder): name for name, shard in shards.items()}
+    try:
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    except BrokenProcessPool as error:
+        raise ResourceError("a worker process was killed, most often for lack of memory: use fewer workers (cluster.workers=1)") from error
+    except BaseException:
+        record.close()
+        raise
 
 
 def _finish_shard(path: Path, record: Record, result: ShardResult) -> None:

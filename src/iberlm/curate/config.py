@@ -1,19 +1,26 @@
-"""Settings of the stages of `iberlm curate`: annotate, dedup, select."""
+"""Settings of two stages of `iberlm curate`, annotate and select; the other stages have theirs beside them."""
 
 from dataclasses import dataclass, field
 
-from iberlm.core.config import at_least, between, given
+from iberlm.core.config import at_least, between, given, one_of
 from iberlm.core.errors import ConfigError
 from iberlm.core.languages import LANGUAGES, check_language
 from iberlm.core.stage import place
+
+POLICIES = ("keep", "tag", "pseudonym")
+"""What may happen to personal data of a kind."""
+CONTAMINATED = ("drop", "cut", "keep")
+"""What may happen to documents that hold items of an evaluation; the mark stays beside them in any case."""
 
 
 @dataclass(kw_only=True)
 class AnnotateConfig:
     """What is measured on every document, in one pass."""
 
+    identifier: str = ""
+    """Language identifier: empty for the one that is shipped, or the path of a fastText model (lid.176, GlotLID)."""
     identify_characters: int = 1000
-    """Language identification reads this many characters from the start, as many from the middle when there are more."""
+    """A document is identified from this many characters of its start and its middle together."""
     minhash_bands: int = 14
     minhash_rows: int = 8
     """Bands x rows of 64-bit MinHash values on word 5-grams; 14 x 8 finds pairs of Jaccard similarity 0.72 half of the time."""
@@ -25,44 +32,54 @@ class AnnotateConfig:
         at_least("annotate.identify_characters", self.identify_characters, 100)
         between("annotate.minhash_bands", self.minhash_bands, 1, 64)
         between("annotate.minhash_rows", self.minhash_rows, 1, 64)
-
-
-@dataclass(kw_only=True)
-class DedupConfig:
-    """Which duplicates are looked for."""
-
-    exact: bool = True
-    near: bool = True
-    dry_run: bool = place(False)
+        at_least("annotate.workers", self.workers, 0)
 
 
 @dataclass(kw_only=True)
 class Thresholds:
-    """Limits of one language; `curate/rules.py` compares them, each name says which side is kept."""
+    """Limits of one language; `curate/rules.py` compares them, each name says which side is kept.
+
+    A ratio of 1 as maximum, or 0 as minimum, switches a rule off.
+    """
 
     min_language_score: float = 0.5
+    max_other_language_ratio: float = 0.5
     min_words: int = 50
     max_words: int = 1_000_000
     min_mean_word_length: float = 3.0
     max_mean_word_length: float = 11.0
     min_alpha_word_ratio: float = 0.7
     min_stop_words: int = 2
-    max_symbol_word_ratio: float = 0.1
+    max_hash_ratio: float = 0.1
+    max_ellipsis_ratio: float = 0.1
     max_bullet_line_ratio: float = 0.9
     max_ellipsis_line_ratio: float = 0.3
     min_punctuated_line_ratio: float = 0.1
+    max_short_line_ratio: float = 1.0
     max_new_line_ratio: float = 0.3
     max_duplicate_line_ratio: float = 0.3
-    max_duplicate_line_character_ratio: float = 0.3
+    max_duplicate_line_character_ratio: float = 0.2
+    max_duplicate_full_line_character_ratio: float = 1.0
+    max_duplicate_paragraph_ratio: float = 0.3
+    max_duplicate_paragraph_character_ratio: float = 0.2
     max_top_2_gram_ratio: float = 0.2
     max_top_3_gram_ratio: float = 0.18
     max_top_4_gram_ratio: float = 0.16
-    max_duplicate_5_gram_ratio: float = 0.3
-    max_duplicate_6_gram_ratio: float = 0.28
-    max_duplicate_7_gram_ratio: float = 0.26
-    max_duplicate_8_gram_ratio: float = 0.24
-    max_duplicate_9_gram_ratio: float = 0.22
-    max_duplicate_10_gram_ratio: float = 0.2
+    max_duplicate_5_gram_ratio: float = 0.15
+    max_duplicate_6_gram_ratio: float = 0.14
+    max_duplicate_7_gram_ratio: float = 0.13
+    max_duplicate_8_gram_ratio: float = 0.12
+    max_duplicate_9_gram_ratio: float = 0.11
+    max_duplicate_10_gram_ratio: float = 0.1
+    max_curly_bracket_ratio: float = 0.01
+    max_policy_line_ratio: float = 0.3
+    min_quality_score: float = 0.0
+
+
+def _tags() -> dict[str, str]:
+    from iberlm.curate.pii import KINDS
+
+    return dict.fromkeys(KINDS, "tag")
 
 
 @dataclass(kw_only=True)
@@ -71,14 +88,33 @@ class SelectOptions:
 
     languages: list[str] = field(default_factory=lambda: list(LANGUAGES))
     """Languages that the run needs: it ends with an error when one of them has no document left."""
-    redact: list[str] = field(default_factory=lambda: ["email", "ip", "phone", "dni", "nie", "iban"])
-    """Kinds of personal data that are replaced by a tag such as <EMAIL>."""
+    redact: dict[str, str] = field(default_factory=_tags)
+    """By kind of personal data: `tag` (<EMAIL>), `pseudonym` (an invented value, the same for the same one in a document) or `keep`."""
+    release: str = "1"
+    """Name of the release: the pseudonyms of two releases differ."""
+    honour_reservations: bool = True
+    """Drop pages that reserve their use for text and data mining, and those that their site's robots file keeps from AI agents."""
+    contaminated: str = "drop"
+    """Documents that hold items of an evaluation: `drop` them, `cut` the passages, or `keep` them."""
+    removals: list[str] = field(default_factory=list)
+    """Files of removal requests (.jsonl) and block lists of domains (.txt): they hold for every document, before any rule."""
+    cut_boilerplate: bool = True
+    """Cut paragraphs that occur in many documents, but for the first."""
+    cut_other_languages: bool = True
+    """Cut paragraphs that are surely in another language than their document."""
+    min_characters_left: int = 200
+    """A document of which the cuts leave less is dropped."""
+    rehydrate: bool = False
+    """Weigh documents by the size of their cluster of duplicates (FineWeb2): column `weight`."""
     validation_share: float = 0.01
     """Share of documents set aside, by hash of the text."""
     min_validation_documents: int = 1
     max_validation_documents: int = 2000
+    file_bytes: int = 512 << 20
+    """Text (UTF-8 bytes) of the shards that are joined to one file a language."""
     samples: int = 3
     """Documents a language and reason that are kept for the report."""
+    workers: int = place(0)
     dry_run: bool = place(False)
 
     def __post_init__(self) -> None:
@@ -87,12 +123,18 @@ class SelectOptions:
         given("select.languages", self.languages)
         for index, tag in enumerate(self.languages):
             check_language(tag, f"select.languages[{index}]")
-        for kind in self.redact:
+        for kind, policy in self.redact.items():
             if kind not in KINDS:
                 raise ConfigError(f"select.redact: unknown kind '{kind}'; choose among {', '.join(KINDS)}")
+            one_of(f"select.redact.{kind}", policy, POLICIES)
+        one_of("select.contaminated", self.contaminated, CONTAMINATED)
+        at_least("select.min_characters_left", self.min_characters_left, 1)
         between("select.validation_share", self.validation_share, 0.0, 0.5)
         at_least("select.min_validation_documents", self.min_validation_documents, 0)
-        at_least("select.max_validation_documents", self.max_validation_documents, max(1, self.min_validation_documents))
+        between("select.max_validation_documents", self.max_validation_documents, max(1, self.min_validation_documents), 100_000)
+        at_least("select.file_bytes", self.file_bytes, 1)
+        at_least("select.samples", self.samples, 0)
+        at_least("select.workers", self.workers, 0)
 
 
 @dataclass(kw_only=True)

@@ -22,6 +22,11 @@ def language_score(columns: Columns, limits: Thresholds) -> Flags:
     return columns["language_score"] < limits.min_language_score
 
 
+def mixed_language(columns: Columns, limits: Thresholds) -> Flags:
+    """Too much of the text is surely in another language than the whole."""
+    return columns["other_language_ratio"] > limits.max_other_language_ratio
+
+
 def too_short(columns: Columns, limits: Thresholds) -> Flags:
     """Too few words to be a document."""
     return columns["words"] < limits.min_words
@@ -49,8 +54,8 @@ def alpha_words(columns: Columns, limits: Thresholds) -> Flags:
 
 
 def symbols(columns: Columns, limits: Thresholds) -> Flags:
-    """Too many '#' and '...' for its words."""
-    return columns["symbol_word_ratio"] > limits.max_symbol_word_ratio
+    """Too many '#' or '...' for its words."""
+    return (columns["hash_ratio"] > limits.max_hash_ratio) | (columns["ellipsis_ratio"] > limits.max_ellipsis_ratio)
 
 
 def bullets(columns: Columns, limits: Thresholds) -> Flags:
@@ -68,6 +73,11 @@ def line_punctuation(columns: Columns, limits: Thresholds) -> Flags:
     return columns["punctuated_line_ratio"] < limits.min_punctuated_line_ratio
 
 
+def short_lines(columns: Columns, limits: Thresholds) -> Flags:
+    """Too many lines of a few words: menus and lists."""
+    return columns["short_line_ratio"] > limits.max_short_line_ratio
+
+
 def new_lines(columns: Columns, limits: Thresholds) -> Flags:
     """Too many line breaks for its words: lists."""
     return columns["new_line_ratio"] > limits.max_new_line_ratio
@@ -76,7 +86,14 @@ def new_lines(columns: Columns, limits: Thresholds) -> Flags:
 def duplicate_lines(columns: Columns, limits: Thresholds) -> Flags:
     """Too many lines are repeats of another line."""
     lines = columns["duplicate_line_ratio"] > limits.max_duplicate_line_ratio
-    return lines | (columns["duplicate_line_character_ratio"] > limits.max_duplicate_line_character_ratio)
+    characters = columns["duplicate_line_character_ratio"] > limits.max_duplicate_line_character_ratio
+    return lines | characters | (columns["duplicate_full_line_character_ratio"] > limits.max_duplicate_full_line_character_ratio)
+
+
+def duplicate_paragraphs(columns: Columns, limits: Thresholds) -> Flags:
+    """Too many paragraphs are repeats of another paragraph."""
+    paragraphs = columns["duplicate_paragraph_ratio"] > limits.max_duplicate_paragraph_ratio
+    return paragraphs | (columns["duplicate_paragraph_character_ratio"] > limits.max_duplicate_paragraph_character_ratio)
 
 
 def top_ngrams(columns: Columns, limits: Thresholds) -> Flags:
@@ -95,21 +112,48 @@ def duplicate_ngrams(columns: Columns, limits: Thresholds) -> Flags:
     return flags
 
 
+def curly_brackets(columns: Columns, limits: Thresholds) -> Flags:
+    """Too many curly brackets: code or a template."""
+    return columns["curly_bracket_ratio"] > limits.max_curly_bracket_ratio
+
+
+def placeholder(columns: Columns, limits: Thresholds) -> Flags:
+    """Filler text of a page that was never written (lorem ipsum)."""
+    return columns["lorem_ipsum"] > 0
+
+
+def policy_lines(columns: Columns, limits: Thresholds) -> Flags:
+    """Too many lines speak of cookies, JavaScript or terms of use."""
+    return columns["policy_line_ratio"] > limits.max_policy_line_ratio
+
+
+def quality(columns: Columns, limits: Thresholds) -> Flags:
+    """The quality classifier scores it below the limit (where one was given)."""
+    return columns["quality_score"] < limits.min_quality_score
+
+
 RULES: tuple[Rule, ...] = (
     too_short,
     too_long,
+    placeholder,
     duplicate_lines,
+    duplicate_paragraphs,
     top_ngrams,
     duplicate_ngrams,
     stop_words,
     language_score,
+    mixed_language,
     word_length,
     alpha_words,
     symbols,
     bullets,
     ellipses,
     line_punctuation,
+    short_lines,
     new_lines,
+    curly_brackets,
+    policy_lines,
+    quality,
 )
 
 

@@ -5,19 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from lxml import etree
-from resiliparse.extract.html2text import extract_plain_text
-from resiliparse.parse.encoding import bytes_to_str, detect_encoding
-from resiliparse.parse.html import HTMLTree
 
 from iberlm.extract.config import ExtractConfig
+from iberlm.extract.html import read_page
 from iberlm.extract.records import FileError, Reading, language_claim, text_or_reject
 from iberlm.extract.streams import foreign_kind, whole
 
 _SPACE = re.compile(r"\s+")
-_LINE_SPACE = re.compile(r"[^\S\n]*\n")
-_BLANK_LINES = re.compile(r"\n{3,}")
-_FURNITURE = ["div.navheader", "div.navfooter", "div.toc", "ul.docnav"]
-"""What manuals made with DocBook XSL and Publican put around a page, and the main-content heuristics let through."""
 _PARAGRAPHS = frozenset({"para", "simpara", "formalpara", "title", "subtitle", "term", "p", "seg", "glossterm", "td", "th", "entry"})
 _SKIPPED = frozenset(
     {"info", "bookinfo", "articleinfo", "legalnotice", "revhistory", "authorgroup", "author", "othercredit", "copyright", "credit", "indexterm"}
@@ -50,27 +44,11 @@ def read_text(path: Path, config: ExtractConfig) -> Reading:
 def read_html(path: Path, config: ExtractConfig) -> Reading:
     """Main content of an HTML page, without navigation. Rejects: not_html, no_text, nul, and those of `streams.whole`.
 
-    The `lang` attribute of the page is its claim.
+    The `lang` attribute of the page is its claim; a licence and reservations that stand in the page are taken up (see `rights`).
     """
-    data = _content(path, "html", config)
-    if b"<" not in data:
-        raise FileError("not_html", "the file has no element")
-    try:
-        tree = HTMLTree.parse(_decode(data))
-        root = tree.document.query_selector("html") if tree.document is not None else None
-        claim = language_claim(root.getattr("lang")) if root is not None else None
-        text = extract_plain_text(tree, preserve_formatting=True, main_content=True, list_bullets=False, alt_texts=False, skip_elements=_FURNITURE)
-    except (ValueError, TypeError, RuntimeError, LookupError) as error:
-        raise FileError("not_html", f"{type(error).__name__}: {error}"[:200]) from error
-    yield text_or_reject(_BLANK_LINES.sub("\n\n", _LINE_SPACE.sub("\n", text)), 0, language=claim)
-
-
-def _decode(data: bytes) -> str:
-    """Text of a page: UTF-8 if it is that (a detector takes short pages for others), else as declared or detected."""
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return str(bytes_to_str(data, detect_encoding(data, from_html_meta=True) or "utf-8"))
+    page = read_page(_content(path, "html", config), config.html_engine)
+    rights = page.rights
+    yield text_or_reject(page.text, 0, language=page.language, licence=rights.licence, licence_evidence=rights.evidence, reserved=rights.reserved)
 
 
 def read_docbook(path: Path, config: ExtractConfig) -> Reading:

@@ -1,8 +1,9 @@
-"""What readers yield: a text with what the source says about it, or a reject with the reason."""
+"""What readers yield: a text with what the source says about it, a reject with the reason, or a record passed over."""
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 _TAG = re.compile(r"[A-Za-z]{2,3}([-_@.][A-Za-z0-9]{2,8})*")
 _SHORT = {"spa": "es", "cat": "ca", "eus": "eu", "baq": "eu", "glg": "gl", "por": "pt", "fra": "fr", "ita": "it", "eng": "en", "oci": "oc", "arg": "an"}
@@ -10,7 +11,7 @@ _VALENCIAN = {"valencia", "valencian"}
 MAX_FIELD_CHARACTERS = 2048
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Text:
     """One text. `record` tells it from the others of its file: the source's own identifier or a position."""
 
@@ -21,9 +22,17 @@ class Text:
     language: str | None = None
     url: str | None = None
     date: str | None = None
+    licence: str | None = None
+    """SPDX expression that the record or the page states; None leaves it to the data card."""
+    licence_evidence: str | None = None
+    """The link by which a page states its licence."""
+    http_status: int | None = None
+    content_type: str | None = None
+    reserved: list[str] | None = None
+    """Signals by which the page reserves its use; empty when there are none, None where none could stand."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Reject:
     """Something that could not become a document. `reason` is counted as `quarantine_REASON`."""
 
@@ -34,7 +43,16 @@ class Reject:
     language: str | None = None
 
 
-Reading = Iterator[Text | Reject]
+@dataclass(slots=True, kw_only=True)
+class Skip:
+    """A record in order that is no document: an image, a redirect. Counted as `skipped_REASON`, not kept in quarantine."""
+
+    reason: str
+    position: int | None = None
+    language: str | None = None
+
+
+Reading = Iterator[Text | Reject | Skip]
 
 
 class FileError(Exception):
@@ -46,18 +64,11 @@ class FileError(Exception):
         self.detail = detail
 
 
-def text_or_reject(
-    value: object, position: int, *, record: str | None = None, language: str | None = None, url: str | None = None, date: str | None = None
-) -> Text | Reject:
-    """Check a decoded text: a string that is not blank, without NUL characters and lone surrogates."""
-    if not isinstance(value, str) or not value.strip():
+def text_or_reject(value: object, position: int, *, record: str | None = None, language: str | None = None, **claims: Any) -> Text | Reject:
+    """A `Text` of a string that is not blank; `claims` are its other fields."""
+    if not isinstance(value, str) or not value or value.isspace():
         return Reject(reason="no_text", detail="the text is missing, blank or not a string", position=position, language=language)
-    if "\0" in value:
-        return Reject(reason="nul", detail="the text holds NUL characters", position=position, language=language)
-    if not is_unicode(value):
-        return Reject(reason="invalid_unicode", detail="the text holds lone surrogates", position=position, language=language)
-    text = value.replace("\r\n", "\n").replace("\r", "\n").strip()
-    return Text(text=text, record=record or str(position), position=position, language=language, url=url, date=date)
+    return Text(text=value, record=record or str(position), position=position, language=language, **claims)
 
 
 def is_unicode(value: str) -> bool:
@@ -71,6 +82,8 @@ def is_unicode(value: str) -> bool:
 
 def field(value: object) -> str | None:
     """A short field of a record as text: strings and integers as they are, dates in ISO 8601, anything else None."""
+    if isinstance(value, str) and value.isascii() and value.isprintable():  # nearly all: nothing to look into
+        return value.strip()[:MAX_FIELD_CHARACTERS] or None
     if isinstance(value, bool) or value is None:
         return None
     if hasattr(value, "isoformat"):

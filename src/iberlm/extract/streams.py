@@ -1,5 +1,6 @@
 """Bytes of raw files: decompression within limits, whole small files, and lines that cannot fill the memory."""
 
+import bz2
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,31 +10,42 @@ import pyarrow as pa
 from iberlm.extract.records import FileError
 
 _BLOCK_BYTES = 1 << 16
-_FREE_BYTES = 16 << 20
+FREE_BYTES = 16 << 20
 """Up to this unpacked size no expansion ratio is asked for: small files of spaces are no attack."""
 _ZSTD_BLOCK_BYTES = 1 << 13
 _GZIP_WBITS = 31
 
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-_FOREIGN = {GZIP_MAGIC: "gzip", ZSTD_MAGIC: "zstd", b"PAR1": "Parquet", b"PK\x03\x04": "ZIP", b"%PDF": "PDF", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
+LZ4_MAGIC = b"\x04\x22\x4d\x18"
+_FOREIGN = {
+    GZIP_MAGIC: "gzip",
+    ZSTD_MAGIC: "zstd",
+    LZ4_MAGIC: "LZ4",
+    b"WARC/": "WARC",
+    b"PAR1": "Parquet",
+    b"PK\x03\x04": "ZIP",
+    b"%PDF": "PDF",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+}
 
 
 def blocks(path: Path, max_expansion_ratio: float) -> Iterator[bytes]:
-    """Blocks of a file, decompressed by its ending (.gz, .zst); several members or frames in a row are one stream.
+    """Blocks of a file, decompressed by its ending (.gz, .bz2, .zst); several members or frames in a row are one stream.
 
-    Raises `FileError` where reading must stop: `not_gzip`, `not_zstd`, `truncated_gzip`, `damaged_gzip` (and the same
-    of zstd), `expansion`, `unreadable`. What was yielded before stands.
+    Raises `FileError` where reading must stop: `not_gzip`, `not_bzip2`, `not_zstd`, `truncated_gzip`, `damaged_gzip` (and the same
+    of the others), `expansion`, `unreadable`. What was yielded before stands.
     """
-    kind = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix.lower())
+    unpack = {".gz": _gzip_blocks, ".bz2": _bzip2_blocks, ".zst": _zstd_blocks}.get(path.suffix.lower())
     try:
-        if kind is None:
+        if unpack is None:
             yield from _plain_blocks(path)
             return
         unpacked_bytes, packed_bytes = 0, path.stat().st_size
-        for block in _gzip_blocks(path) if kind == "gzip" else _zstd_blocks(path):
+        for block in unpack(path):
             unpacked_bytes += len(block)
-            if unpacked_bytes > _FREE_BYTES and unpacked_bytes > max_expansion_ratio * packed_bytes:
+            if unpacked_bytes > FREE_BYTES and unpacked_bytes > max_expansion_ratio * packed_bytes:
                 raise FileError("expansion", f"unpacks to more than {max_expansion_ratio:g} times its size")
             yield block
     except OSError as error:
@@ -69,6 +81,25 @@ def _gzip_blocks(path: Path) -> Iterator[bytes]:
         yield block
     if fed and not member.eof:
         raise FileError("truncated_gzip", "the file ends in the middle of compressed data")
+
+
+def _bzip2_blocks(path: Path) -> Iterator[bytes]:
+    """With bz2's own decompressor: Wikipedia's multistream dumps are many streams in a row."""
+    stream, first, fed = bz2.BZ2Decompressor(), True, False
+    for packed in _plain_blocks(path):
+        data = packed
+        while data or (fed and not stream.needs_input):
+            try:
+                block = stream.decompress(data, _BLOCK_BYTES)
+            except OSError as error:
+                raise FileError("not_bzip2" if first and not fed else "damaged_bzip2", str(error)) from error
+            data, fed = b"", True
+            if block:
+                yield block
+            if stream.eof:
+                data, stream, first, fed = stream.unused_data, bz2.BZ2Decompressor(), False, False
+    if fed:
+        raise FileError("truncated_bzip2", "the file ends in the middle of compressed data")
 
 
 def _zstd_blocks(path: Path) -> Iterator[bytes]:

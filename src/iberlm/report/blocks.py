@@ -17,6 +17,8 @@ class Cell:
     tone: str = ""
     share: float | None = None
     """0..1, drawn as a faint bar behind a number."""
+    note: str = ""
+    """A sentence in small print below the head of a row."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,20 @@ class Excerpts:
     items: list[Excerpt]
     language: str | None = None
     open: bool = False
+    note: str = ""
+    """A sentence above the excerpts."""
+    count: str = ""
+    """What the number beside the summary says; the number of excerpts when empty."""
     kind: ClassVar[str] = "excerpts"
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading inside a section."""
+
+    text: str
+    language: str | None = None
+    kind: ClassVar[str] = "heading"
 
 
 @dataclass(frozen=True)
@@ -139,7 +154,7 @@ class Listing:
     kind: ClassVar[str] = "listing"
 
 
-Block = Table | Chart | Facts | Remark | Excerpts | Comparisons | SourceCards | Listing
+Block = Table | Chart | Facts | Remark | Heading | Excerpts | Comparisons | SourceCards | Listing
 
 
 @dataclass

@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from iberlm.report.blocks import Chart
+from iberlm.report.reasons import reason_name
 from iberlm.report.svg import COLOURS, language_colour, render
-from iberlm.report.wording import decimal, duration, language_name, line, listed, short_count, spoken, whole
+from iberlm.report.wording import counted_name, decimal, duration, language_name, line, listed, short_count, spoken, whole
 
 WIDE, NARROW = 760, 328
 MARKERS = {"es": "o", "ca": "s", "ca-valencia": "D", "eu": "^", "gl": "v"}
@@ -90,20 +91,20 @@ def funnel(rows: list[tuple[str, int, dict[str, int]]]) -> Chart:
             width = np.array([_documents(dropped, reason, main) for _, _, dropped in rows], dtype=np.float64)
             if not width.any():
                 continue
-            name = spoken(reason) if reason else "other reasons"
+            name = reason_name(reason) if reason else "other reasons"
             fill = COLOURS[f"drop-{index + 1}"]
             axes.barh(range(len(rows)), width, 0.62, left=left, color=fill, hatch=HATCHES[index], edgecolor=COLOURS["card"], linewidth=1, label=name)
             left += width
         for place, (_, kept, _) in enumerate(rows):
             text = f"{whole(kept)} of {whole(left[place])} kept" if wide else f"{whole(kept)}/{whole(left[place])}"
             axes.annotate(text, (left[place], place), xytext=(5, 0), textcoords="offset points", va="center", fontsize=10)
-        _rows(axes, [language_name(tag) for tag, _, _ in rows])
+        _rows(axes, [counted_name(tag) for tag, _, _ in rows])
         axes.set_xlim(0, (max(left) or 1) * (1.2 if wide else 1.32))
         axes.xaxis.set_major_locator(MaxNLocator(6 if wide else 3, integer=True))
         if totals:
             _legend(figure, 3 if wide else 2, title="In colour: kept. In grey: dropped for", alignment="left", title_fontsize=10, fontsize=10)
 
-    parts = [f"{language_name(tag)} {whole(kept)} of {whole(kept + sum(dropped.values()))}" for tag, kept, dropped in rows]
+    parts = [f"{counted_name(tag)} {whole(kept)} of {whole(kept + sum(dropped.values()))}" for tag, kept, dropped in rows]
     label = f"Stacked bars of documents by language. Kept: {listed(parts)}."
     legend_rows = -(-min(len(totals), REASONS + 1) // 3), -(-min(len(totals), REASONS + 1) // 2)
     heights = 70 + 34 * len(rows) + 18 * legend_rows[0], 70 + 34 * len(rows) + 18 * legend_rows[1]
@@ -112,6 +113,28 @@ def funnel(rows: list[tuple[str, int, dict[str, int]]]) -> Chart:
 
 def _documents(dropped: dict[str, int], reason: str, main: list[str]) -> int:
     return dropped.get(reason, 0) if reason else sum(documents for name, documents in dropped.items() if name not in main)
+
+
+def score_shares(curves: dict[str, list[float]]) -> Chart:
+    """Shares of the documents of each language by equal parts of a score from 0 to 1."""
+
+    def paint(figure: Figure, wide: bool) -> None:
+        axes = figure.add_subplot()
+        for tag, shares in curves.items():
+            x = (np.arange(len(shares)) + 0.5) / len(shares)
+            look: dict[str, Any] = {"color": language_colour(tag), "marker": MARKERS.get(tag, "o"), "linestyle": DASHES.get(tag, "-")}
+            axes.plot(x, shares, linewidth=1.8, markersize=5.5, label=language_name(tag), **look)
+        axes.grid(axis="y")
+        axes.set_xlim(0, 1)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("quality score")
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
+        _legend(figure, 5 if wide else 2)
+
+    said = [f"{language_name(tag)} {100 * sum(shares[len(shares) // 2 :]):.0f} %" for tag, shares in curves.items()]
+    label = f"Share of the documents by quality score. In the upper half: {listed(said)}."
+    return _chart("quality", "Quality scores", label, (260, 300), paint)
 
 
 def language_panels(name: str, caption: str, panels: list[tuple[str, dict[str, float], int]]) -> Chart:

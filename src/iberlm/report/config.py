@@ -16,8 +16,11 @@ class ReportConfig(StageConfig):
     extract: str = place("")
     annotate: str = place("")
     dedup: str = place("")
+    decontaminate: str = place("")
+    robots: str = place("")
+    quality: str = place("")
     curate: str = place("")
-    """Folder of the curated documents: the last of the four stages of `iberlm curate`."""
+    """Folder of the curated documents: the last stage of `iberlm curate`."""
     train_tokenizer: str = place("")
     tokenize: str = place("")
     pretrain: str = place("")
@@ -29,7 +32,7 @@ class ReportConfig(StageConfig):
 
     def folders(self) -> list[Path]:
         """Folders that may hold a manifest, in the order of the line; those that were not given are left out."""
-        curated = (self.extract, self.annotate, self.dedup, self.curate)
+        curated = (self.extract, self.annotate, self.dedup, self.decontaminate, self.robots, self.quality, self.curate)
         rest = (self.train_tokenizer, self.tokenize, self.pretrain, self.evaluate, self.finetune, self.evaluate_finetuned)
         return [Path(folder) for folder in (self.fetch, *curated, *rest) if folder]
 

@@ -1,4 +1,4 @@
-"""Sections on what went in: the stages, the sources, the funnel, documents and tokens, the tokenizer."""
+"""Sections on what went in: the stages, the sources, documents and tokens, the tokenizer."""
 
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,6 @@ from iberlm.report.wording import (
     spoken,
     whole,
 )
-
-KINDS = {"email": "E-mail", "ip": "IP address", "phone": "Phone", "dni": "DNI", "nie": "NIE", "iban": "IBAN"}
-"""Kinds of personal data in words."""
 
 
 def output_bytes(manifest: Manifest) -> int:
@@ -172,61 +169,8 @@ def _source(name: str, licence: str, files: list[dict[str, Any]], documents: dic
     return SourceCard(line(name), line(card.title), line(card.licence.spdx), url, badges(card), line(card.description), issues, facts)
 
 
-def losses(run: RunFolder) -> dict[str, tuple[int, dict[str, int]]]:
-    """(kept, dropped by reason) of each language over extraction and selection; kept is what extraction gave before selection has run."""
-    selected, extracted = run.get("select"), run.get("extract")
-    last = selected or extracted
-    found: dict[str, tuple[int, dict[str, int]]] = {}
-    if last is None:
-        return found
-    stages = [stage for stage in (extracted, selected) if stage is not None]
-    for tag in ordered({*last.counts.kept, *(tag for stage in stages for tag in stage.counts.dropped)}):
-        dropped: dict[str, int] = {}
-        for stage in stages:
-            for reason, documents in stage.counts.dropped.get(tag, {}).items():
-                dropped[reason] = dropped.get(reason, 0) + documents
-        found[tag] = (last.counts.kept.get(tag, 0), dropped)
-    return found
-
-
-def funnel(run: RunFolder) -> Section:
-    """What was read, dropped (why) and kept."""
-    section = Section("funnel", "Funnel", "Documents read, dropped and kept. Every loss has a reason, and read = kept + dropped.")
-    if run.get("select") is None:
-        section.blocks.append(Remark(run.not_run("select"), missing=True))
-    rows = losses(run)
-    if not rows:
-        return section
-    section.blocks.append(charts.funnel([(tag, kept, dropped) for tag, (kept, dropped) in rows.items()]))
-    reasons: dict[str, int] = {}
-    for _, dropped in rows.values():
-        for reason, documents in dropped.items():
-            reasons[reason] = reasons.get(reason, 0) + documents
-    names = sorted(reasons, key=lambda reason: (-reasons[reason], reason))
-    columns = [Column("Language"), *(Column(name, number=True) for name in ("Read", "Kept", "Kept share", "Dropped"))]
-    table = []
-    for tag, (kept, dropped) in rows.items():
-        lost = sum(dropped.values())
-        share = kept / (kept + lost) if kept + lost else 0.0
-        cells = [Cell(language_name(tag), language=tag), Cell(whole(kept + lost), number=True), Cell(whole(kept), number=True)]
-        table.append([*cells, Cell(percent(kept, kept + lost), number=True, share=share), Cell(whole(lost), number=True)])
-    section.blocks.append(Table("Read, kept and dropped by language", columns, table))
-    if names:
-        columns = [Column("Reason"), Column("All", number=True), *(Column(language_name(tag), number=True) for tag in rows)]
-        table = []
-        for name in names:
-            cells = [Cell(whole(dropped.get(name)) if name in dropped else "–", number=True) for _, dropped in rows.values()]
-            table.append([Cell(spoken(name)), Cell(whole(reasons[name]), number=True), *cells])
-        section.blocks.append(Table("Documents dropped by reason", columns, table))
-    duplicates = run.metrics("dedup")
-    if duplicates:
-        exact, near = whole(duplicates.get("exact_duplicates")), whole(duplicates.get("near_duplicates"))
-        section.blocks.append(Remark(f"Before the other rules were applied, {exact} documents repeated another exactly and {near} nearly."))
-    return section
-
-
 def documents_and_tokens(run: RunFolder) -> Section:
-    """Size of each split by language, and what was redacted."""
+    """Size of each split by language."""
     section = Section("tokens", "Documents and tokens", "What training and validation read. Tokens count the marks that open and close each document.")
     metrics = run.metrics("tokenize")
     if run.get("tokenize") is None:
@@ -246,21 +190,7 @@ def documents_and_tokens(run: RunFolder) -> Section:
             rows.append([Cell(language_name(tag), language=tag), *cells, Cell(percent(part, total), number=True, share=part / total if total else 0)])
         panels = [("Training tokens", {tag: value for tag in tags if (value := real(dig(metrics, "tokens", "train", tag))) is not None}, 0)]
         section.blocks += [charts.language_panels("tokens", "Training tokens by language", panels), Table("Documents, bytes and tokens", columns, rows)]
-    section.blocks += _redacted(run)
     return section
-
-
-def _redacted(run: RunFolder) -> list[Table | Remark]:
-    selected = run.get("select")
-    if selected is None:
-        return [Remark(run.not_run("select"), missing=True)]
-    redacted = {tag: mapping(kinds) for tag, kinds in mapping(dig(selected.metrics, "redacted")).items()}
-    kinds = sorted({kind for found in redacted.values() for kind in found})
-    if not kinds:
-        return [Remark("No personal data was found and replaced in the documents that were kept.")]
-    columns = [Column("Language"), *(Column(KINDS.get(kind) or spoken(kind), number=True) for kind in kinds)]
-    rows = [[Cell(language_name(tag), language=tag), *(Cell(whole(redacted[tag].get(kind, 0)), number=True) for kind in kinds)] for tag in ordered(redacted)]
-    return [Table("Personal data replaced by tags, by kind", columns, rows)]
 
 
 def tokenizer(run: RunFolder) -> Section:

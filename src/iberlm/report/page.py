@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from iberlm.core.languages import LANGUAGES, NAMES, file_safe
 from iberlm.core.process import usable_cores
 from iberlm.core.stage import code_version
-from iberlm.report import data_sections, model_sections, text_sections
+from iberlm.report import curation_sections, data_sections, model_sections, rights_section, text_sections
 from iberlm.report.blocks import Figure, Page
 from iberlm.report.run_folder import RunFolder
 from iberlm.report.wording import NONE, clean, duration, energy, line, listed, percent, real, short_count, size, whole
@@ -16,7 +16,9 @@ from iberlm.report.wording import NONE, clean, duration, energy, line, listed, p
 SECTIONS = (
     data_sections.the_line,
     data_sections.sources,
-    data_sections.funnel,
+    curation_sections.funnel,
+    rights_section.rights,
+    curation_sections.repeats,
     data_sections.documents_and_tokens,
     data_sections.tokenizer,
     model_sections.training,
@@ -54,11 +56,11 @@ def memory_bytes() -> int | None:
 def figures(run: RunFolder) -> list[Figure]:
     """The numbers of the head: only those that the run has."""
     found = []
-    losses = data_sections.losses(run)
+    losses = curation_sections.losses(run)
     if losses:
         kept = sum(documents for documents, _ in losses.values())
         read = kept + sum(sum(dropped.values()) for _, dropped in losses.values())
-        found.append(Figure(whole(kept), "documents kept", f"of {whole(read)} read ({percent(kept, read)})"))
+        found.append(Figure(whole(kept), "documents kept", f"of {whole(read)} extracted ({percent(kept, read)})"))
     tokens = run.metrics("tokenize").get("tokens")
     if isinstance(tokens, dict):
         train = sum(real(value) or 0 for value in (tokens.get("train") or {}).values())

@@ -12,7 +12,7 @@ from iberlm.report.config import ReportConfig
 from iberlm.report.run_folder import role_of
 
 STAGE = "report"
-VERSION = 1
+VERSION = 2
 REPORT = "report.html"
 
 

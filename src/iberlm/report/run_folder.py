@@ -14,6 +14,9 @@ STAGES = {
     "extract": "Extract",
     "annotate": "Annotate",
     "dedup": "Deduplicate",
+    "decontaminate": "Decontaminate",
+    "robots": "Robots files",
+    "quality": "Quality scores",
     "select": "Select",
     "train_tokenizer": "Train tokenizer",
     "tokenize": "Tokenize",
@@ -24,6 +27,8 @@ STAGES = {
 }
 """Stages by role, in the order of the line. A role is the manifest's stage, but for the second evaluation."""
 
+OPTIONAL = ("decontaminate", "robots", "quality")
+"""Stages that run only where a recipe gives what they need: a run without them is complete."""
 MAX_JSON_BYTES = 32 << 20
 """Larger JSON files are not what a stage writes for the report, and would not fit on a page."""
 
@@ -48,7 +53,7 @@ class RunFolder:
                 found[role] = manifest
             else:
                 unknown.append(manifest.stage)
-        return cls({role: found[role] for role in STAGES if role in found}, config, unknown)
+        return cls({role: found[role] for role in STAGES if role in found and _was_used(role, found)}, config, unknown)
 
     def get(self, role: str) -> Manifest | None:
         """The manifest of a role, None when the stage has not run."""
@@ -61,8 +66,8 @@ class RunFolder:
 
     @property
     def missing(self) -> list[str]:
-        """Names of the stages that have not run."""
-        return [name for role, name in STAGES.items() if role not in self.manifests]
+        """Names of the stages that have not run, but for those that need not."""
+        return [name for role, name in STAGES.items() if role not in self.manifests and role not in OPTIONAL]
 
     def not_run(self, role: str) -> str:
         """The sentence of a section whose stage has not run."""
@@ -104,6 +109,12 @@ class RunFolder:
             return rows, f"The file {name} of the stage “{STAGES[role]}” cannot be read."
         said = "1 line" if broken == 1 else f"{broken} lines"
         return rows, f"Of {name} (stage “{STAGES[role]}”), {said} cannot be read and had to be left out." if broken else ""
+
+
+def _was_used(role: str, found: dict[str, Manifest]) -> bool:
+    """Whether the selection read an optional stage: a folder may be left from an earlier run with other settings."""
+    selected = found.get("select")
+    return role not in OPTIONAL or selected is None or any(entry.get("key") == found[role].key for entry in selected.inputs)
 
 
 def role_of(config: ReportConfig, manifest: Manifest) -> str:

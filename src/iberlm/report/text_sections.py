@@ -6,9 +6,11 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from iberlm.report.blocks import Excerpt, Excerpts, Facts, Listing, Remark, Section
+from iberlm.report.blocks import Excerpt, Excerpts, Facts, Heading, Listing, Remark, Section
+from iberlm.report.curation_sections import losses
+from iberlm.report.reasons import reason_meaning, reason_name
 from iberlm.report.run_folder import STAGES, RunFolder
-from iberlm.report.wording import clean, language_name, line, mapping, ordered, shorten, spoken, tag
+from iberlm.report.wording import clean, counted_name, language_name, line, mapping, ordered, shorten, tag, whole
 
 PACKAGES = (
     *("iberlm", "torch", "transformers", "accelerate", "deepspeed", "trl", "peft", "datasets", "tokenizers", "sentencepiece"),
@@ -26,15 +28,29 @@ def samples(run: RunFolder) -> Section:
     if not kept and not dropped:
         section.blocks.append(Remark(problem or "The file samples.json has no samples.", missing=True))
         return section
+    counts = losses(run)
     for name in ordered({*kept, *dropped}):
-        items = _documents(kept.get(name))
-        if items:
-            section.blocks.append(Excerpts(f"{language_name(name)}: kept", items, language=name))
-        for reason in sorted(dropped.get(name, {})):
-            items = _documents(dropped[name][reason])
-            if items:
-                section.blocks.append(Excerpts(f"{language_name(name)}: dropped, {spoken(reason)}", items, language=name))
+        documents, lost = counts.get(name, (0, {}))
+        folds = [Excerpts("Kept", _documents(kept.get(name)), count=_of(kept.get(name), documents))]
+        reasons = sorted(dropped.get(name, {}), key=lambda reason: (-lost.get(reason, 0), reason))
+        folds += [
+            Excerpts(
+                f"Dropped: {reason_name(reason)}",
+                _documents(dropped[name][reason]),
+                note=reason_meaning(reason),
+                count=_of(dropped[name][reason], lost.get(reason, 0)),
+            )
+            for reason in reasons
+        ]
+        if shown := [fold for fold in folds if fold.items]:
+            section.blocks += [Heading(counted_name(name), language=name), *shown]
     return section
+
+
+def _of(entries: Any, documents: int) -> str:
+    """How many of how many are shown."""
+    shown = len(_documents(entries))
+    return f"{whole(shown)} of {whole(documents)}" if documents > shown else whole(shown)
 
 
 def _documents(entries: Any) -> list[Excerpt]:

@@ -13,6 +13,7 @@ NONE = "–"
 MAX_EXCERPT_CHARACTERS = 6000
 _TAG = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 _INVISIBLE = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_UNNAMED = {UNDETERMINED: "Undetermined", "other": "Another language"}
 _ORDER = {tag: index for index, tag in enumerate((*LANGUAGES, *NEIGHBOURS, UNDETERMINED))}
 
 
@@ -138,7 +139,12 @@ def tag(value: Any) -> str:
 
 def language_name(value: str) -> str:
     """English name of a language, its tag where we know none."""
-    return "Undetermined" if value == UNDETERMINED else NAMES.get(value) or line(value)
+    return _UNNAMED.get(value) or NAMES.get(value) or line(value)
+
+
+def counted_name(value: str) -> str:
+    """As `language_name`, of what curation counts a document under: one of our languages, or none of them."""
+    return "Other languages" if value == UNDETERMINED else language_name(value)
 
 
 def ordered(tags: Iterable[str]) -> list[str]:

@@ -7,8 +7,8 @@ from iberlm.core.config import StageConfig, at_least, given, one_of
 from iberlm.core.errors import ConfigError
 from iberlm.core.languages import LANGUAGES, NEIGHBOURS, UNDETERMINED, check_language
 
-FORMATS = ("jsonl", "parquet", "text", "html", "gettext", "docbook", "man")
-"""Formats that extraction reads; each but parquet may be compressed (.gz, .zst)."""
+FORMATS = ("jsonl", "parquet", "text", "html", "gettext", "docbook", "man", "warc", "wet", "wiki")
+"""Formats that extraction reads; each but parquet may be compressed (.gz, .bz2, .zst), web archives in .gz, .zst and .lz4."""
 
 KINDS = {
     "sample": frozenset[str](),
@@ -37,7 +37,7 @@ class SourceConfig:
     path: str = ""
     """A file, a folder (all files below it) or a glob pattern (`**` for any depth)."""
     format: str = ""
-    """jsonl, parquet, text, html, gettext, docbook or man; empty to go by file name, then by content."""
+    """jsonl, parquet, text, html, gettext, docbook, man, warc, wet or wiki; empty to go by file name, then by content."""
     text_field: str = "text"
     id_field: str = "id"
     dataset: str = ""

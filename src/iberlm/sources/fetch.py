@@ -60,7 +60,7 @@ def _fetch(config: FetchConfig, cards: dict[str, Card], out: Path, record: Recor
     for name, source in sorted(config.corpus.sources.items()):
         entries = _gather(name, source, cards[name], out)
         sizes[name] = {"files": len(entries), "bytes": sum(entry.bytes for entry in entries)}
-        say(f"fetch {name}: {len(entries)} files, {sizes[name]['bytes']:,} bytes")
+        say(f"fetch {name}: {len(entries)} {'file' if len(entries) == 1 else 'files'}, {sizes[name]['bytes']:,} bytes")
         lines += [json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry in entries]
         record.cards[source.card] = cards[name].licence.spdx
     if not any(size["bytes"] for size in sizes.values()):
