@@ -259,12 +259,13 @@ def main() -> None:
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)), help="the core that everything runs on")
     parser.add_argument("--folder", type=Path, help="where to work; the system's temporary folder otherwise")
     arguments = parser.parse_args()
+    told = machine("iberlm", "numpy", "numba", "pyarrow", "zstandard")
     os.sched_setaffinity(0, {arguments.core})  # inherited by both sides
     if arguments.folder:
         arguments.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         bench = Bench(arguments, Path(folder))
-        print(machine("iberlm", "numpy", "numba", "pyarrow", "zstandard") + f"; everything on core {arguments.core}")
+        print(f"{told}; everything on core {arguments.core}")
         print("load of the machine before: " + ", ".join(f"{load:.1f}" for load in os.getloadavg()))
         compile_loops(bench)
         if arguments.memory:

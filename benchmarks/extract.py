@@ -148,8 +148,8 @@ def normalise(path: Path) -> Callable[[], int]:
     from iberlm.extract.normalise import Normaliser
 
     normaliser = Normaliser(NormaliseConfig())
-    texts = [normaliser(json.loads(line)["text"].replace("\0", "")) for line in path.read_bytes().splitlines()]
-    return lambda: sum(len(normaliser(text)) for text in texts)
+    texts = [normaliser(json.loads(line)["text"].replace("\0", ""))[0] for line in path.read_bytes().splitlines()]
+    return lambda: sum(len(normaliser(text)[1]) for text in texts)
 
 
 def measure(name: str, run: Callable[[], int], runs: int, megabytes: float | None = None) -> None:

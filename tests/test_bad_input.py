@@ -322,13 +322,13 @@ def test_a_vocabulary_larger_than_the_data_allow_is_refused_with_the_largest_pos
 
 
 def test_a_documents_file_cut_short_is_named(work: Path) -> None:
-    cut(work / "run/curate/documents/train.es.parquet")
+    cut(work / "run/curate/documents/train.es.00000.parquet")
     for arguments, out in ((TRAIN_TOKENIZER, "other_tokenizer"), (TOKENIZE, "other_tokens")):
         message = refused(work, 5, *arguments, f"out=run/{out}")
-        assert "documents/train.es.parquet: " in message
+        assert "documents/train.es.00000.parquet: " in message
         assert "run the 'select' stage again" in message
         assert not complete(work, out)
-    assert "train.es.parquet" in done(work, *CURATE)
+    assert "train.es.00000.parquet" in done(work, *CURATE)
     done(work, *TOKENIZE, "out=run/other_tokens")
 
 
@@ -554,7 +554,7 @@ def test_a_folder_with_another_program_s_manifest_is_left_alone(work: Path) -> N
 
 def test_a_folder_of_another_stage_is_left_alone(work: Path) -> None:
     ended = run(work, *TOKENIZE, "out=run/curate")
-    assert (work / "run/curate/documents/train.es.parquet").exists()
+    assert (work / "run/curate/documents/train.es.00000.parquet").exists()
     assert ended.returncode == 2
     assert "curate" in ended.stderr
 

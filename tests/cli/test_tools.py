@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -115,6 +116,19 @@ def test_the_recipe_of_a_calibration_is_a_choice_of_the_verb(trusted: Path, tmp_
     recipe = yaml.safe_load((tmp_path / "filters/calibrated.yaml").read_text(encoding="utf-8"))
     composed = yaml.safe_load(ended.stdout)["filters"]
     assert {name: composed["gl"][name] for name in recipe["gl"]} == recipe["gl"]
+
+
+def test_locate_writes_requests_that_select_takes(run: Path, tmp_path: Path) -> None:
+    document = pq.read_table(next((run / "extract/documents").glob("*.parquet"))).slice(0, 1).to_pylist()[0]
+    words = " ".join(document["text"].split()[:12])
+    (tmp_path / "passages.jsonl").write_text(json.dumps({"text": words, "requested": "2026-02-03", "reason": "privacy"}), encoding="utf-8")
+    ended = iberlm("locate", str(run), str(tmp_path / "passages.jsonl"), "--out", str(tmp_path / "found"))
+    assert ended.returncode == 0, ended.stderr
+    assert "1 of 1 passages were found" in ended.stdout
+    assert f"select.removals=[{tmp_path}/found/removals.jsonl]" in ended.stdout
+    requests = [json.loads(line) for line in (tmp_path / "found/removals.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert document["id"] in {request["id"] for request in requests}
+    assert words not in (tmp_path / "found/removals.jsonl").read_text(encoding="utf-8")
 
 
 def test_train_quality_trains_on_two_sets(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import gzip
 import io
 
 import zstandard
-from fastwarc.stream_io import Lz4Writer
+from fastwarc.stream_io import BrotliWriter, Lz4Writer
 
 HEAD = b"<!DOCTYPE html><html lang='ca'><head><meta charset='utf-8'><title>x</title></head><body><main>"
 
@@ -35,6 +35,15 @@ def record(payload: bytes, number: int = 0, *fields: str, kind: str = "response"
     if not any(entry.lower().startswith("content-type:") for entry in fields):
         lines.append(f"Content-Type: {content_type}")
     return "\r\n".join([*lines, *fields]).encode() + b"\r\n\r\n" + payload + b"\r\n\r\n"
+
+
+def brotli(data: bytes) -> bytes:
+    """A brotli stream."""
+    stream = io.BytesIO()
+    writer = BrotliWriter(stream)
+    writer.write(data)
+    writer.close()
+    return stream.getvalue()
 
 
 def lz4(data: bytes) -> bytes:

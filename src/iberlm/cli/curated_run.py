@@ -31,6 +31,12 @@ def annotated(folder: Path) -> list[Manifest]:
     return [extracted, annotations, *([scores] if scores and belongs else [])]
 
 
+def extracted(folder: Path) -> Manifest:
+    """The manifest of extract of a run. Raises `DataError` as `selection`."""
+    _check_folder(folder)
+    return read_manifest(folder / "extract")
+
+
 def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder; give that of a run, such as runs/default")

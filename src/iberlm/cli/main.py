@@ -70,6 +70,7 @@ TOOLS = {
     "cards": "validate, list and begin data cards",
     "inspect": "look at documents of a run: kept or dropped, why, what was cut",
     "calibrate": "limits for the filters from a trusted sample",
+    "locate": "find passages that are to be cut, as requests for removal",
     "train-quality": "train the classifier behind quality_score",
     "train-langid": "train the language identifier",
     "completion": "print shell completion for bash, zsh or fish",

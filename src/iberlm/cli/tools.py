@@ -105,6 +105,22 @@ def calibrate_filters(
     print(f"\nlook at {page}, then: iberlm curate --config-dir {folder} filters=calibrated")
 
 
+@app.command("locate")
+def locate_passages(
+    run_dir: RunDir,
+    passages: Annotated[Path, typer.Argument(metavar="PASSAGES", help="Passages that are to be cut, a JSON object a line: text, requested, reason.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the requests; RUN_DIR/locate when none is given.")] = None,
+) -> None:
+    """Find passages that are known by their words, and write them as requests for removal: places, and none of the words."""
+    from iberlm.cli.curated_run import extracted
+    from iberlm.curate import locate
+
+    found = locate.run(locate.LocateConfig(passages=str(passages)), [extracted(run_dir)], out or run_dir / "locate")
+    print(f"{found.metrics['passages_found']} of {found.metrics['passages']} passages were found, in {found.metrics['occurrences']} places")
+    for path in found.paths(suffix=".jsonl"):
+        print(f"to cut them: iberlm curate run_dir={run_dir} 'select.removals=[{path}]'")
+
+
 @app.command("train-quality")
 def train_quality(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the model, for `iberlm curate quality.model=OUT`.")],
@@ -114,7 +130,7 @@ def train_quality(
     held_out_share: Annotated[float, typer.Option(help="Share of the texts that measure the model, 0.01 to 0.5.")] = 0.1,
     max_characters: Annotated[int, typer.Option(help="Characters of each text that are read.")] = 4000,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the texts.")] = 4,
-    bits: Annotated[int, typer.Option(min=10, max=26, help="The model has 2 to this power features.")] = 20,
+    bits: Annotated[int, typer.Option(min=10, max=24, help="The model has 2 to this power features.")] = 20,
     seed: Annotated[int, typer.Option(min=0, help="Another seed holds out other texts.")] = 0,
 ) -> None:
     """Train the classifier behind quality_score from two sets of texts, and measure it on texts that it has not seen."""

@@ -5,6 +5,7 @@ licences, and at what cost. A rerun compares `key`, a hash of all that decides t
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,15 @@ class Counts:
     def read(self) -> int:
         """All documents seen: kept plus dropped."""
         return sum(self.kept.values()) + sum(sum(reasons.values()) for reasons in self.dropped.values())
+
+
+def summed(parts: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Nested dictionaries of numbers, such as the metrics of shards, added up; keys in order."""
+    total: dict[str, Any] = {}
+    for part in parts:
+        for key, value in part.items():
+            total[key] = summed([total.get(key, {}), value]) if isinstance(value, dict) else total.get(key, 0) + value
+    return dict(sorted(total.items()))
 
 
 @dataclass

@@ -289,16 +289,20 @@ def _prepare(stage: str, out: Path, key: str, resumable: bool) -> None:
     for entry in out.iterdir():
         if entry.name in keep:
             continue
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
+        _delete(entry)
     if not same:
         write_json(begun, {"stage": stage, "key": key})
     elif resumable:
         for unfinished in list(out.rglob(f".*{TEMPORARY_SUFFIX}*")):  # of processes that were killed: `out` is locked, so none is alive
-            unfinished.unlink(missing_ok=True)
+            _delete(unfinished)
         say(f"{stage}: an interrupted run with the same settings is in {shown(out)}; going on from it")
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @dataclass

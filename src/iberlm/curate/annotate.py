@@ -18,7 +18,7 @@ from iberlm.core.documents import read_batches, write_documents
 from iberlm.core.errors import ConfigError
 from iberlm.core.files import sha256_file
 from iberlm.core.languages import LANGUAGES
-from iberlm.core.manifest import Manifest
+from iberlm.core.manifest import Manifest, summed
 from iberlm.core.stage import Record, ShardResult, map_shards, run_stage
 from iberlm.curate import langid, pii
 from iberlm.curate.config import AnnotateConfig
@@ -83,7 +83,7 @@ def _annotate_all(config: AnnotateConfig, inputs: list[Manifest], out: Path, rec
     prepare()  # nor the loops be compiled in each
     shards = {path.stem: Shard(path, config) for path in inputs[0].paths("documents/", ".parquet")}
     results = map_shards("annotate", annotate_shard, shards, record, workers=config.workers)
-    record.metrics = {key: sum(result.metrics[key] for result in results.values()) for key in ("bytes", "personal_data", "mixed_documents")}
+    record.metrics = summed(result.metrics for result in results.values())
 
 
 @cache
@@ -94,7 +94,7 @@ def _model(path: str) -> Any:
 def annotate_shard(shard: Shard, out: Path) -> ShardResult:
     """Annotate one documents file into `out/annotations/` under the same name."""
     path = out / ANNOTATIONS / shard.documents.name
-    result = ShardResult(metrics={"bytes": 0, "personal_data": 0, "mixed_documents": 0})
+    result = ShardResult(metrics={"bytes": 0, "personal_data": 0, "mixed_documents": 0, "claims": {}})
     schema = annotation_schema(shard.config.minhash_bands)
     rows = write_documents(path, _annotated(shard, schema, result), schema)
     result.outputs = {path.relative_to(out).as_posix(): rows}
@@ -104,8 +104,11 @@ def annotate_shard(shard: Shard, out: Path) -> ShardResult:
 def _annotated(shard: Shard, schema: pa.Schema, result: ShardResult) -> Iterator[pa.RecordBatch]:
     for batch in read_batches(shard.documents, ["text", "language", "url"]):
         annotated = annotate_batch(batch, shard.config, schema)
-        for language, documents in zip(*np.unique(annotated.column("language").to_pylist(), return_counts=True), strict=True):
-            result.counts.keep(str(language), int(documents))
+        pairs = pa.table({"claim": batch.column("language"), "language": annotated.column("language")})
+        for found in pairs.group_by(["claim", "language"]).aggregate([([], "count_all")]).to_pylist():
+            result.counts.keep(found["language"], found["count_all"])
+            claimed = result.metrics["claims"].setdefault(found["claim"], {})
+            claimed[found["language"]] = claimed.get(found["language"], 0) + found["count_all"]
         result.metrics["bytes"] += int(batch.column("text").nbytes)
         result.metrics["personal_data"] += len(annotated.column("personal_data").flatten())
         result.metrics["mixed_documents"] += int(np.count_nonzero(_list_lengths(annotated.column("other_languages"))))

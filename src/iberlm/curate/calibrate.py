@@ -55,7 +55,7 @@ GUARDS: dict[str, tuple[float, float]] = {
     "max_duplicate_8_gram_ratio": (0.12, 0.24),
     "max_duplicate_9_gram_ratio": (0.11, 0.22),
     "max_duplicate_10_gram_ratio": (0.1, 0.2),
-    "max_curly_bracket_ratio": (0.005, 0.02),
+    "max_curly_bracket_ratio": (0.01, 0.03),
 }
 """By limit: the strictest and the loosest value that calibration gives. The strictest are Gopher's (Rae et al. 2021, table A1) and, for
 line punctuation, FineWeb's (Penedo et al. 2024); Gopher's limit on mean word length, made for English, is opened at the loose end.

@@ -16,7 +16,7 @@ from iberlm.core.documents import read_batches, write_documents
 from iberlm.core.errors import DataError
 from iberlm.core.files import sha256_file, sha256_json, write_json, write_text
 from iberlm.core.languages import file_safe
-from iberlm.core.manifest import Counts, Manifest
+from iberlm.core.manifest import Counts, Manifest, summed
 from iberlm.core.stage import Record, ShardResult, map_shards, run_stage
 from iberlm.curate import pii
 from iberlm.curate.config import SelectConfig
@@ -65,12 +65,12 @@ def _select(config: SelectConfig, inputs: list[Manifest], out: Path, record: Rec
     write_json(samples, _samples(shards, chosen_samples(settled, config.samples)))
     record.output(samples)
     record.metrics = {
-        "redacted": _summed(result.metrics["redacted"] for result in written),
+        "redacted": summed(result.metrics["redacted"] for result in written),
         "bytes": _bytes(config, written),
         "reasons": _reason_table(record.counts),
-        "reserved": _reserved(settled),
-        "characters_kept": _summed(result.metrics["characters_kept"] for result in settled),
-        "licences": _summed(result.metrics["licences"] for result in written),
+        "reserved": summed(result.metrics["reserved"] for result in settled),
+        "characters_kept": summed(result.metrics["characters_kept"] for result in settled),
+        "licences": summed(result.metrics["licences"] for result in written),
     }
     write_text(out / CARD, corpus_card(record.counts, record.metrics, record.cards, config))
     record.output(out / CARD)
@@ -138,28 +138,15 @@ def _shown(shard: Shard, rows: list[int]) -> Iterable[tuple[int, dict[str, Any]]
             document, beside = batch.slice(row - first, 1).to_pylist()[0], annotations.slice(row, 1).to_pylist()[0]
             text = pii.redact(document["text"], [pii.Span(**span) for span in beside["personal_data"]])
             source = document["url"] or document["source"]
-            yield row, {"id": document["id"], "source": source, "identified": beside["language"], "text": text[:SAMPLE_CHARACTERS]}
+            shortened = text[:SAMPLE_CHARACTERS] + (" …" if len(text) > SAMPLE_CHARACTERS else "")
+            yield row, {"id": document["id"], "source": source, "identified": beside["language"], "text": shortened}
         first += batch.num_rows
-
-
-def _summed(parts: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Sum nested dictionaries of numbers."""
-    total: dict[str, Any] = {}
-    for part in parts:
-        for key, value in part.items():
-            total[key] = _summed([total.get(key, {}), value]) if isinstance(value, dict) else total.get(key, 0) + value
-    return dict(sorted(total.items()))
 
 
 def _bytes(config: SelectConfig, written: list[ShardResult]) -> dict[str, dict[str, int]]:
     """UTF-8 bytes of kept text by split and language, after cuts and redaction."""
-    found = _summed(result.metrics["bytes"] for result in written)
+    found = summed(result.metrics["bytes"] for result in written)
     return {split: {language: found.get(split, {}).get(language, 0) for language in config.languages} for split in SPLITS}
-
-
-def _reserved(settled: list[ShardResult]) -> dict[str, Any]:
-    """Documents and characters that reservations took, by language and reason."""
-    return _summed(result.metrics["reserved"] for result in settled)
 
 
 def _reason_table(counts: Counts) -> dict[str, int]:

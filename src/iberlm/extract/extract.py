@@ -172,7 +172,7 @@ def _batches(rows: Iterator[tuple[Any, ...]]) -> Iterator[pa.RecordBatch]:
 def _batch(rows: list[tuple[Any, ...]]) -> pa.RecordBatch:
     values = list(zip(*rows, strict=True))
     columns = [pa.array(column, type=field.type) for column, field in zip(values, SCHEMA, strict=True) if field.name != "text"]
-    # encoded just now, so Arrow need not check that it is UTF-8
+    # encoded by us, so Arrow need not check that it is UTF-8
     columns.insert(_TEXT_COLUMN, pa.array(values[_TEXT_COLUMN], type=pa.large_binary()).view(pa.large_string()))
     return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
 
@@ -193,10 +193,9 @@ def _rows(shard: Shard, counts: Counts, rejects: IO[str], normalise: Normaliser)
                 rejects.write(json.dumps(line) + "\n")
                 continue
             counts.keep(language)
-            text = item.text.encode("utf-8")
             yield (
-                _identifier(start, item.position, text),
-                text,
+                _identifier(start, item.position, item.data),
+                item.data,
                 language,
                 None,  # language_score: of the identification, which comes later
                 f"{file.source}#{item.record}",
@@ -244,12 +243,12 @@ def read(file: RawFile, config: ExtractConfig, normalise: Normaliser | None = No
 def _finished(item: Text, config: ExtractConfig, normalise: Normaliser) -> Text | Reject:
     """The text normalised, or the reason for which it is none."""
     try:
-        item.text = normalise(item.text)
+        item.text, item.data = normalise(item.text)
     except RefusedError as error:
         return Reject(reason=error.reason, detail=str(error), position=item.position, language=item.language)
     if not item.text:
         return Reject(reason="no_text", detail="nothing is left of the text", position=item.position, language=item.language)
-    if 4 * len(item.text) > config.max_document_bytes and len(item.text.encode("utf-8")) > config.max_document_bytes:
+    if len(item.data) > config.max_document_bytes:
         return Reject(reason="document_too_long", detail=f"more than {config.max_document_bytes} bytes", position=item.position, language=item.language)
     return item
 

@@ -1,12 +1,18 @@
 """Normalisation of every text before it is written, so that no later stage has to.
 
-Most texts need nothing, and one pass of a compiled search shows it. Repairs, in this order and again until nothing changes: mojibake, line ends,
+Most texts need nothing, and one pass of a compiled loop over their UTF-8 shows it. Repairs, in this order and again until nothing changes: mojibake, line ends,
 invisible characters, NFC, spaces, the punt volat. Applying it twice gives what once gives.
 """
 
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Callable
+from typing import Any, cast
+
+import numba
+import numpy as np
+import numpy.typing as npt
 
 from iberlm.extract.config import NormaliseConfig
 from iberlm.extract.punt_volat import repair
@@ -16,6 +22,9 @@ _SUSPECT = re.compile(
     "\u2010-\u2021\u2023-\u2026\u2030-\u205e\u2070-\u20cf\u2100-\u2125\u2127-\u2129\u212c-\u2218\u221a-\u22c4\u22c6-\u2328\u232b-\u2adb\u2add-\u2bff]"
 )
 """Any character that a repair may be about, or that is outside of what European texts are made of. What it does not match is in NFC."""
+_SPECIAL = np.array([_SUSPECT.match(chr(code)) is not None for code in range(1 << 16)])
+"""By code point: the suspects, and `\\n`, `.` and `-`, whose neighbours must be looked at. Characters beyond are all suspects."""
+_SPECIAL[[ord("\n"), ord("."), ord("-")]] = True
 _SPACE_LINES = re.compile(r"\n(?:\n\n|(?<=[ \t]\n))")
 """A third line end in a row, or white space before a line end: searched by its first character, which is fast."""
 _DOT_OR_HYPHEN = (re.compile(r"\.(?<=[lL]\.)[lL]"), re.compile(r"-(?<=[lL]-)[lL]"))
@@ -59,39 +68,27 @@ class Normaliser:
         self._config = config
         self.changed: Counter[str] = Counter()
 
-    def __call__(self, text: str) -> str:
-        """The repaired text, maybe empty. Raises `RefusedError`."""
-        config = self._config
-        if config.whitespace:
-            stripped = text.strip()
-            edges, text = len(stripped) != len(text), stripped
-        else:
-            edges = False
-        if _SUSPECT.search(text) is None and not self._has_more(text):
-            self.changed["whitespace"] += edges
-            return text
-        changed = {"whitespace"} if edges else set()
+    def __call__(self, text: str) -> tuple[str, bytes]:
+        """The repaired text, maybe empty, and its UTF-8. Raises `RefusedError`."""
+        stripped = text.strip() if self._config.whitespace else text
+        data = _encoded(stripped)
+        if not _needs_a_look(np.frombuffer(data, np.uint8), _SPECIAL):
+            self.changed["whitespace"] += stripped is not text
+            return stripped, data
+        changed = set() if stripped is text else {"whitespace"}
         for _ in range(_MAX_ROUNDS):
-            repaired = self._repaired(text, changed)
-            if repaired == text:
+            repaired = self._repaired(stripped, changed)
+            if repaired == stripped:
                 break
-            text = repaired
+            stripped = repaired
         self.changed.update(changed)
-        return text
-
-    def _has_more(self, text: str) -> bool:
-        """Whether a text without suspect characters has white space or a punt volat to repair."""
-        if self._config.whitespace and _SPACE_LINES.search(text) is not None:
-            return True
-        return self._config.punt_volat and any(search.search(text) is not None for search in _DOT_OR_HYPHEN)
+        return stripped, _encoded(stripped) if changed else data
 
     def _repaired(self, text: str, changed: set[str]) -> str:
         """One round. Names of the repairs that changed something go into `changed`."""
         config, found = self._config, frozenset(_SUSPECT.findall(text))
         if "\0" in found:
             raise RefusedError("nul", "the text holds NUL characters")
-        if any("\ud800" <= character <= "\udfff" for character in found):
-            raise RefusedError("invalid_unicode", "the text holds lone surrogates")
         if config.mojibake and not found.isdisjoint(_MOJIBAKE_STARTS) and _MOJIBAKE.search(text) is not None:
             text = _note(text, "\n".join(map(_without_mojibake, text.split("\n"))), "mojibake", changed)
             found = frozenset(_SUSPECT.findall(text))
@@ -110,6 +107,49 @@ class Normaliser:
         if config.punt_volat and not (found.isdisjoint(_POINTS) and all(search.search(text) is None for search in _DOT_OR_HYPHEN)):
             text = _note(text, repair(text), "punt_volat", changed)
         return text
+
+
+def _encoded(text: str) -> bytes:
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RefusedError("invalid_unicode", "the text holds lone surrogates") from error
+
+
+def _compiled(function: Callable[..., bool]) -> Callable[..., bool]:
+    return cast(Callable[..., bool], numba.njit(cache=True, nogil=True)(function))
+
+
+@_compiled
+def _needs_a_look(data: npt.NDArray[np.uint8], special: Any) -> bool:
+    """Whether UTF-8 has a suspect character, white space before a line end, a third line end in a row, or a dot or hyphen between two l."""
+    at, size = 0, len(data)
+    while at < size:
+        byte = data[at]
+        if byte < 0x80:
+            if special[byte]:
+                if byte == 0x0A:
+                    if at >= 1 and (data[at - 1] == 0x20 or data[at - 1] == 0x09):
+                        return True
+                    if at >= 2 and data[at - 1] == 0x0A and data[at - 2] == 0x0A:
+                        return True
+                elif byte == 0x2E or byte == 0x2D:
+                    if 0 < at < size - 1 and data[at - 1] | 0x20 == 0x6C and data[at + 1] | 0x20 == 0x6C:
+                        return True
+                else:
+                    return True
+            at += 1
+        elif byte < 0xE0:
+            if special[(byte & 0x1F) << 6 | (data[at + 1] & 0x3F)]:
+                return True
+            at += 2
+        elif byte < 0xF0:
+            if special[(byte & 0x0F) << 12 | (data[at + 1] & 0x3F) << 6 | (data[at + 2] & 0x3F)]:
+                return True
+            at += 3
+        else:
+            return True
+    return False
 
 
 def _note(before: str, after: str, repair_name: str, changed: set[str]) -> str:

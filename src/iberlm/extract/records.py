@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from dataclasses import field as field_of
 from typing import Any
 
 _TAG = re.compile(r"[A-Za-z]{2,3}([-_@.][A-Za-z0-9]{2,8})*")
@@ -28,6 +29,8 @@ class Text:
     """The link by which a page states its licence."""
     http_status: int | None = None
     content_type: str | None = None
+    data: bytes = field_of(default=b"", compare=False, repr=False)
+    """UTF-8 of the text, once it is normalised."""
     reserved: list[str] | None = None
     """Signals by which the page reserves its use; empty when there are none, None where none could stand."""
 
