@@ -16,7 +16,7 @@ from iberlm.sources.entries import FileEntry, describe
 BATCH_ROWS = 1000
 MAX_FILE_ROWS = 100_000
 MAX_FILE_BYTES = 256 << 20
-KEPT_FIELDS = ("language", "url", "date", "title")
+KEPT_FIELDS = ("language", "url", "date", "title", "licence", "license")
 """Columns kept beside the text and the identifier, where a data set has them."""
 
 

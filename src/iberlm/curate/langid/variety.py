@@ -24,8 +24,10 @@ SHORT_BYTES = 400
 """Texts of fewer bytes are short."""
 TEXT_BYTES = 50_000
 """What is looked at of a long text."""
-SHARE = 0.2
+SHARE = 0.26
 """Strength of Valencian marks that a long text needs for each unit of strength of Catalan ones."""
+VALENCIAN_STRENGTH = 3.0
+"""Strength of Valencian marks that a long text needs in any case: a weak one alone may be a slip, a name or a word of the west."""
 CENTRAL_STRENGTH = 3.0
 """Strength of Catalan marks from which on a long text is central: one weak mark may be a slip."""
 MIXED_SHARE = 0.05
@@ -57,5 +59,5 @@ def catalan_variety(
     long = np.nonzero(wanted & (lengths >= SHORT_BYTES))[0]
     valencian, central = marks.sums(data, offsets[long], offsets[long] + np.minimum(lengths[long], TEXT_BYTES)).T
     found[long[(central >= CENTRAL_STRENGTH) & (valencian <= MIXED_SHARE * central)]] = CENTRAL
-    found[long[valencian > SHARE * central]] = VALENCIAN
+    found[long[(valencian >= VALENCIAN_STRENGTH) & (valencian > SHARE * central)]] = VALENCIAN
     return found
