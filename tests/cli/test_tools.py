@@ -124,7 +124,7 @@ def test_locate_writes_requests_that_select_takes(run: Path, tmp_path: Path) -> 
     (tmp_path / "passages.jsonl").write_text(json.dumps({"text": words, "requested": "2026-02-03", "reason": "privacy"}), encoding="utf-8")
     ended = iberlm("locate", str(run), str(tmp_path / "passages.jsonl"), "--out", str(tmp_path / "found"))
     assert ended.returncode == 0, ended.stderr
-    assert "1 of 1 passages were found" in ended.stdout
+    assert "passages found: 1 of 1, in " in ended.stdout
     assert f"select.removals=[{tmp_path}/found/removals.jsonl]" in ended.stdout
     requests = [json.loads(line) for line in (tmp_path / "found/removals.jsonl").read_text(encoding="utf-8").splitlines()]
     assert document["id"] in {request["id"] for request in requests}

@@ -116,7 +116,8 @@ def locate_passages(
     from iberlm.curate import locate
 
     found = locate.run(locate.LocateConfig(passages=str(passages)), [extracted(run_dir)], out or run_dir / "locate")
-    print(f"{found.metrics['passages_found']} of {found.metrics['passages']} passages were found, in {found.metrics['occurrences']} places")
+    places = found.metrics["occurrences"]
+    print(f"passages found: {found.metrics['passages_found']} of {found.metrics['passages']}, in {places} {'place' if places == 1 else 'places'}")
     for path in found.paths(suffix=".jsonl"):
         print(f"to cut them: iberlm curate run_dir={run_dir} 'select.removals=[{path}]'")
 
