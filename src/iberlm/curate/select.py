@@ -10,8 +10,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from iberlm.core.documents import read_batches, write_documents
 from iberlm.core.errors import DataError
 from iberlm.core.files import sha256_file, sha256_json, write_json, write_text
@@ -19,6 +17,7 @@ from iberlm.core.languages import file_safe
 from iberlm.core.manifest import Counts, Manifest, summed
 from iberlm.core.stage import Record, ShardResult, map_shards, run_stage
 from iberlm.curate import pii
+from iberlm.curate.aligned import read_rows
 from iberlm.curate.config import SelectConfig
 from iberlm.curate.removals import load_removals
 from iberlm.curate.selection.choose import CHOICES, choose
@@ -119,7 +118,7 @@ def _samples(shards: list[Shard], wanted: dict[int, tuple[str, str]]) -> dict[st
     samples: dict[str, Any] = {"kept": {}, "dropped": {}}
     for shard in shards:
         mine = sorted(number - shard.first for number in wanted if shard.first <= number < shard.first + shard.rows)
-        for row, entry in _shown(shard, mine):
+        for row, entry in _shown(shard, mine) if mine else ():
             language, reason = wanted[shard.first + row]
             if reason:
                 samples["dropped"].setdefault(language, {}).setdefault(reason, []).append(entry)
@@ -129,18 +128,12 @@ def _samples(shards: list[Shard], wanted: dict[int, tuple[str, str]]) -> dict[st
 
 
 def _shown(shard: Shard, rows: list[int]) -> Iterable[tuple[int, dict[str, Any]]]:
-    if not rows:
-        return
-    annotations = pq.read_table(shard.beside["annotate"], columns=["language", "personal_data"])
-    first = 0
-    for batch in read_batches(shard.documents, ["id", "text", "source", "url"]):
-        for row in (row for row in rows if first <= row < first + batch.num_rows):
-            document, beside = batch.slice(row - first, 1).to_pylist()[0], annotations.slice(row, 1).to_pylist()[0]
-            text = pii.redact(document["text"], [pii.Span(**span) for span in beside["personal_data"]])
-            source = document["url"] or document["source"]
-            shortened = text[:SAMPLE_CHARACTERS] + (" …" if len(text) > SAMPLE_CHARACTERS else "")
-            yield row, {"id": document["id"], "source": source, "identified": beside["language"], "text": shortened}
-        first += batch.num_rows
+    documents = read_rows(shard.documents, rows, ["id", "text", "source", "url"]).to_pylist()
+    annotations = read_rows(shard.beside["annotate"], rows, ["language", "personal_data"]).to_pylist()
+    for row, document, beside in zip(rows, documents, annotations, strict=True):
+        text = pii.redact(document["text"], [pii.Span(**span) for span in beside["personal_data"]])
+        shortened = text[:SAMPLE_CHARACTERS] + (" …" if len(text) > SAMPLE_CHARACTERS else "")
+        yield row, {"id": document["id"], "source": document["url"] or document["source"], "identified": beside["language"], "text": shortened}
 
 
 def _bytes(config: SelectConfig, written: list[ShardResult]) -> dict[str, dict[str, int]]:

@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from iberlm.core.documents import write_documents
 from iberlm.core.errors import CorruptError
 from iberlm.core.languages import LANGUAGES, UNDETERMINED
 from iberlm.core.manifest import Manifest
 from iberlm.core.stage import ShardResult
+from iberlm.curate.aligned import read_columns
 from iberlm.curate.config import SelectConfig
 from iberlm.curate.measure.kernel import STATISTICS
 from iberlm.curate.removals import Removals, load_removals
@@ -115,14 +115,7 @@ def decide_shard(task: DecideTask, out: Path) -> ShardResult:
 
 
 def _table(shard: Shard, stage: str, names: list[str]) -> pa.Table:
-    path = shard.documents if stage == "extract" else shard.beside[stage]
-    try:
-        table = pq.read_table(path, columns=names)
-    except (pa.ArrowInvalid, OSError, KeyError) as error:
-        raise CorruptError(f"{path}: not a whole Parquet file of the stage '{stage}' ({error}); run the stage again") from error
-    if table.num_rows != shard.rows:
-        raise CorruptError(f"{path}: {table.num_rows} rows beside {shard.rows} documents; run the stage '{stage}' again")
-    return table
+    return read_columns(shard.documents if stage == "extract" else shard.beside[stage], names, shard.rows)
 
 
 def _read_columns(shard: Shard, config: SelectConfig, removals: list[Removals]) -> tuple[dict[str, npt.NDArray[Any]], Spans]:

@@ -42,7 +42,8 @@ CURATED = pa.schema(
 """Columns of the curated documents. The statistics are those of the text before cuts and redaction."""
 KEY_VARIABLE = "IBERLM_PSEUDONYM_KEY"
 """Environment variable with the secret of the pseudonyms: whoever has it could try which value a pseudonym stands for."""
-_ROW_GROUP_BYTES = 32 << 20
+_ROW_GROUP_BYTES = 8 << 20
+"""Of text and columns that wait for a file of one split and language: ten files are open at a time."""
 _ANNOTATIONS = ["language", "language_score", "variety", *STATISTICS]
 _BLANK_LINES = re.compile(r"\n{3,}")
 
