@@ -224,10 +224,11 @@ def code_version() -> str:
     clone = Path(__file__).resolve().parents[3]
     if not (clone / ".git").exists():
         return __version__
+    # without optional locks: a kill in this moment must not leave a lock in the user's clone
+    git = ["git", "--no-optional-locks", "-C", str(clone)]
     try:
-        commit = subprocess.run(["git", "-C", str(clone), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        # without optional locks: a kill in this moment must not leave a lock in the user's clone
-        dirty = subprocess.run(["git", "--no-optional-locks", "-C", str(clone), "status", "--porcelain"], capture_output=True, text=True, check=True).stdout.strip()
+        commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        dirty = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return __version__
     return f"{__version__} ({commit}{'+changes' if dirty else ''})"
