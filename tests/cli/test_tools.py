@@ -197,6 +197,12 @@ def test_every_tool_explains_itself(tool: str) -> None:
     assert ended.stderr == ""
 
 
+def test_settings_of_curation_import_nothing_compiled() -> None:
+    code = "import sys, iberlm.cli.curate_verb as verb; verb.AnnotateConfig(); print([name for name in ('numba', 'pyarrow', 'numpy') if name in sys.modules])"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "[]"
+
+
 def test_help_of_the_command_and_of_tools_imports_nothing_heavy() -> None:
     code = (
         "import sys\nfrom iberlm.cli import main, tools\nmain._overview()\ntools.run_tool(['inspect', '--help'])\n"

@@ -12,11 +12,8 @@ from iberlm.core.errors import ConfigError
 from iberlm.core.manifest import Counts, Manifest, read_manifest
 from iberlm.core.progress import say
 from iberlm.core.stage import place
-from iberlm.curate.config import AnnotateConfig, SelectConfig, SelectOptions, Thresholds
-from iberlm.curate.decontaminate import DecontaminateConfig
+from iberlm.curate.config import AnnotateConfig, DecontaminateConfig, QualityConfig, RobotsConfig, SelectConfig, SelectOptions, Thresholds
 from iberlm.curate.dedup.config import DedupConfig
-from iberlm.curate.quality import QualityConfig
-from iberlm.curate.robots import RobotsConfig
 from iberlm.extract.config import ExtractConfig
 
 

@@ -1,14 +1,20 @@
-"""Settings of two stages of `iberlm curate`, annotate and select; the other stages have theirs beside them."""
+"""Settings of the stages of `iberlm curate`, but for `dedup`, which is a package with its own.
 
+They stand apart from the stages because the command line reads them at start-up: no stage, and nothing compiled, is imported for them.
+"""
+
+import re
 from dataclasses import dataclass, field
 
 from iberlm.core.config import at_least, between, given, one_of
 from iberlm.core.errors import ConfigError
 from iberlm.core.languages import LANGUAGES, check_language
 from iberlm.core.stage import place
+from iberlm.curate.pii import KINDS, POLICIES
 
-POLICIES = ("keep", "tag", "pseudonym")
-"""What may happen to personal data of a kind."""
+EVERYONE = "*"
+"""How a robots file names all agents."""
+_AGENT = re.compile(r"[A-Za-z0-9_./ -]+")
 CONTAMINATED = ("drop", "cut", "keep")
 """What may happen to documents that hold items of an evaluation; the mark stays beside them in any case."""
 
@@ -33,6 +39,59 @@ class AnnotateConfig:
         between("annotate.minhash_bands", self.minhash_bands, 1, 64)
         between("annotate.minhash_rows", self.minhash_rows, 1, 64)
         at_least("annotate.workers", self.workers, 0)
+
+
+@dataclass(kw_only=True)
+class DecontaminateConfig:
+    """Which items are looked for, and what counts as finding one."""
+
+    evaluation: list[str] = place(default_factory=list)
+    """Files of items (JSONL, JSON, CSV, Parquet), folders of them, or `iberlm` for IberLM's own tasks; their content decides, not their place."""
+    fields: list[str] = field(default_factory=list)
+    """Keys of a record whose texts are looked for; all of them when none is given."""
+    id_field: str = "id"
+    """Key that names an item; items without it are numbered."""
+    ngram_words: int = 13
+    """Words in a row that make a match."""
+    short_item_words: int = 6
+    """Texts of fewer words than an n-gram match as a whole, from this many words on: fewer are in many a sentence."""
+    max_items: int = 10
+    """An n-gram in more different texts than this belongs to a template, and is not looked for."""
+    dry_run: bool = place(False)
+    workers: int = place(0)
+
+    def __post_init__(self) -> None:
+        given("decontaminate.id_field", self.id_field)
+        between("decontaminate.ngram_words", self.ngram_words, 5, 50)
+        between("decontaminate.short_item_words", self.short_item_words, 3, self.ngram_words)
+        at_least("decontaminate.max_items", self.max_items, 1)
+
+
+@dataclass(kw_only=True)
+class RobotsConfig:
+    """Which robots files are applied, and for whom they are asked."""
+
+    snapshot: str = place("")
+    """File or folder of robots files (see `iberlm.curate.optout.snapshot`); its content decides, not its place."""
+    agents: list[str] = field(default_factory=list)
+    """Agents that are asked for besides `*`, which always is (`recipes/robots/`)."""
+    dry_run: bool = place(False)
+    workers: int = place(0)
+
+    def __post_init__(self) -> None:
+        for index, agent in enumerate(self.agents):
+            if agent != EVERYONE and not _AGENT.fullmatch(agent):
+                raise ConfigError(f"robots.agents[{index}]: '{agent}' is no name of an agent; write it as robots files do, e.g. GPTBot")
+
+
+@dataclass(kw_only=True)
+class QualityConfig:
+    """Which model scores."""
+
+    model: str = place("")
+    """Folder that `iberlm train-quality` wrote; its content decides, not its place."""
+    dry_run: bool = place(False)
+    workers: int = place(0)
 
 
 @dataclass(kw_only=True)
@@ -76,19 +135,13 @@ class Thresholds:
     min_quality_score: float = 0.0
 
 
-def _tags() -> dict[str, str]:
-    from iberlm.curate.pii import KINDS
-
-    return dict.fromkeys(KINDS, "tag")
-
-
 @dataclass(kw_only=True)
 class SelectOptions:
     """Which documents stay, in what form, and on which side of the split."""
 
     languages: list[str] = field(default_factory=lambda: list(LANGUAGES))
     """Languages that the run needs: it ends with an error when one of them has no document left."""
-    redact: dict[str, str] = field(default_factory=_tags)
+    redact: dict[str, str] = field(default_factory=lambda: dict.fromkeys(KINDS, "tag"))
     """By kind of personal data: `tag` (<EMAIL>), `pseudonym` (an invented value, the same for the same one in a document) or `keep`."""
     release: str = "1"
     """Name of the release: the pseudonyms of two releases differ."""
@@ -118,8 +171,6 @@ class SelectOptions:
     dry_run: bool = place(False)
 
     def __post_init__(self) -> None:
-        from iberlm.curate.pii import KINDS
-
         given("select.languages", self.languages)
         for index, tag in enumerate(self.languages):
             check_language(tag, f"select.languages[{index}]")

@@ -17,13 +17,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from iberlm.core.config import at_least, between, given
+from iberlm.core.config import given
 from iberlm.core.documents import read_batches
 from iberlm.core.errors import DataError
 from iberlm.core.files import publish, sha256_file
 from iberlm.core.manifest import Counts, Manifest
 from iberlm.core.progress import say
-from iberlm.core.stage import Record, ShardResult, map_shards, place, run_stage
+from iberlm.core.stage import Record, ShardResult, map_shards, run_stage
+from iberlm.curate.config import DecontaminateConfig
 from iberlm.curate.contamination.index import EXACT, NGRAMS, EvaluationIndex, Texts, build
 from iberlm.curate.contamination.items import Evaluation, evaluation_files, read_texts
 from iberlm.curate.contamination.word_sequences import Found, search
@@ -53,32 +54,6 @@ FIRST_DOCUMENTS = 5
 
 _BATCH_ROWS = 4096
 _SEEN_SCHEMA = pa.schema([("text", pa.int64()), ("documents", pa.int64()), ("first_documents", pa.list_(pa.string())), ("ngrams", pa.list_(pa.uint64()))])
-
-
-@dataclass(kw_only=True)
-class DecontaminateConfig:
-    """Which items are looked for, and what counts as finding one."""
-
-    evaluation: list[str] = place(default_factory=list)
-    """Files of items (JSONL, JSON, CSV, Parquet), folders of them, or `iberlm` for IberLM's own tasks; their content decides, not their place."""
-    fields: list[str] = field(default_factory=list)
-    """Keys of a record whose texts are looked for; all of them when none is given."""
-    id_field: str = "id"
-    """Key that names an item; items without it are numbered."""
-    ngram_words: int = 13
-    """Words in a row that make a match."""
-    short_item_words: int = 6
-    """Texts of fewer words than an n-gram match as a whole, from this many words on: fewer are in many a sentence."""
-    max_items: int = 10
-    """An n-gram in more different texts than this belongs to a template, and is not looked for."""
-    dry_run: bool = place(False)
-    workers: int = place(0)
-
-    def __post_init__(self) -> None:
-        given("decontaminate.id_field", self.id_field)
-        between("decontaminate.ngram_words", self.ngram_words, 5, 50)
-        between("decontaminate.short_item_words", self.short_item_words, 3, self.ngram_words)
-        at_least("decontaminate.max_items", self.max_items, 1)
 
 
 def run(config: DecontaminateConfig, inputs: list[Manifest], out: Path) -> Manifest:

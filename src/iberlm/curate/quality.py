@@ -4,7 +4,6 @@ No model is shipped: what is good text is for those to say who use it, and a cla
 language would only look like an answer.
 """
 
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,23 +17,14 @@ from iberlm.core.config import given
 from iberlm.core.documents import read_batches
 from iberlm.core.files import publish, sha256_file
 from iberlm.core.manifest import Counts, Manifest
-from iberlm.core.stage import Record, ShardResult, map_shards, place, run_stage
+from iberlm.core.stage import Record, ShardResult, map_shards, run_stage
+from iberlm.curate.config import QualityConfig
 from iberlm.curate.quality_model import ABOUT, MODEL, QualityModel
 
 VERSION = 1
 SCHEMA = pa.schema([pa.field("quality_score", pa.float32(), nullable=False)])
 """One row a document: the probability that it is of the positive set, 0..1; 0 for a text without words."""
 TENTHS = 10
-
-
-@dataclass(kw_only=True)
-class QualityConfig:
-    """Which model scores."""
-
-    model: str = place("")
-    """Folder that `iberlm train-quality` wrote; its content decides, not its place."""
-    dry_run: bool = place(False)
-    workers: int = place(0)
 
 
 def run(config: QualityConfig, inputs: list[Manifest], out: Path) -> Manifest:

@@ -13,7 +13,6 @@ be understood is counted apart. Parsing and matching are Protego's (RFC 9309 wit
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,10 +25,10 @@ from protego import Protego
 
 from iberlm.core.config import given
 from iberlm.core.documents import read_batches
-from iberlm.core.errors import ConfigError
 from iberlm.core.files import publish, sha256_file
-from iberlm.core.manifest import Counts, Manifest
-from iberlm.core.stage import Record, ShardResult, map_shards, place, run_stage
+from iberlm.core.manifest import Counts, Manifest, summed
+from iberlm.core.stage import Record, ShardResult, map_shards, run_stage
+from iberlm.curate.config import EVERYONE, RobotsConfig
 from iberlm.curate.optout.formats import KINDS, snapshot_files
 from iberlm.curate.optout.snapshot import Lookup, State, answers, build
 from iberlm.curate.urls import hosts_of
@@ -41,31 +40,12 @@ SCHEMA = pa.schema([pa.field("robots", pa.string(), nullable=False)])
 `unparsable`: its answer cannot be understood (an error of the server, HTML, no rules); `no_url`: the document has no http address."""
 _ALLOWED, _DISALLOWED, _NO_FILE, _UNPARSABLE, _NO_URL = range(len(VERDICTS))
 
-EVERYONE = "*"
 SIGNAL = "content-signal"
 """Under this name the metrics count what a Content-Signal or Content-Usage line refused."""
 _SIGNAL_LINE = re.compile(r"^\s*content-(?:signal|usage)\s*:(.*)$", re.IGNORECASE | re.MULTILINE)
 _NO_TRAINING = re.compile(r"\b(?:ai-train\s*=\s*no|train-ai\s*=\s*n)\b", re.IGNORECASE)
 _AGENT_VALUES = re.compile(r"agent[ \t]*:?(.*)$", re.IGNORECASE | re.MULTILINE)
 _REFUSAL_LINE = re.compile(r"^\s*di[as]", re.IGNORECASE | re.MULTILINE)  # how all of Protego's spellings of disallow begin
-_TOKEN = re.compile(r"[A-Za-z0-9_./ -]+")
-
-
-@dataclass(kw_only=True)
-class RobotsConfig:
-    """Which robots files are applied, and for whom they are asked."""
-
-    snapshot: str = place("")
-    """File or folder of robots files (see `iberlm.curate.optout.snapshot`); its content decides, not its place."""
-    agents: list[str] = field(default_factory=list)
-    """Agents that are asked for besides `*`, which always is (`recipes/robots/`)."""
-    dry_run: bool = place(False)
-    workers: int = place(0)
-
-    def __post_init__(self) -> None:
-        for index, agent in enumerate(self.agents):
-            if agent != EVERYONE and not _TOKEN.fullmatch(agent):
-                raise ConfigError(f"robots.agents[{index}]: '{agent}' is no name of an agent; write it as robots files do, e.g. GPTBot")
 
 
 def run(config: RobotsConfig, inputs: list[Manifest], out: Path) -> Manifest:
@@ -89,19 +69,8 @@ def _judge_all(config: RobotsConfig, inputs: list[Manifest], out: Path, record: 
     lookup, snapshot = build(Path(config.snapshot), out, record.key, config.workers)
     shards = {path.stem: (path, lookup, config.agents) for path in inputs[0].paths("documents/", ".parquet")}
     results = map_shards("robots", judge_shard, shards, record, workers=config.workers)
-    verdicts: dict[str, dict[str, int]] = {}
-    refused_by: dict[str, int] = {}
-    for result in results.values():
-        for language, counts in result.metrics["verdicts"].items():
-            _add(verdicts.setdefault(language, {}), counts)
-        _add(refused_by, result.metrics["refused_by"])
-    record.metrics = {"verdicts": dict(sorted(verdicts.items())), "refused_by": dict(sorted(refused_by.items())), "snapshot": snapshot}
+    record.metrics = {"verdicts": {}, "refused_by": {}} | summed(result.metrics for result in results.values()) | {"snapshot": snapshot}
     shutil.rmtree(lookup.folder)
-
-
-def _add(totals: dict[str, int], more: dict[str, int]) -> None:
-    for name, number in more.items():
-        totals[name] = totals.get(name, 0) + number
 
 
 def judge_shard(shard: tuple[Path, Lookup, list[str]], out: Path) -> ShardResult:
