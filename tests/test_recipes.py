@@ -18,6 +18,7 @@ NEEDED = {
     "corpus=huggingface": ["corpus.sources.hub.dataset=a/b", f"corpus.sources.hub.revision={'0' * 40}", "corpus.sources.hub.card=iberlm_sample"],
     "corpus=warc": ["corpus.sources.crawl.path=/tmp/x", "corpus.sources.crawl.card=iberlm_sample"],
     "corpus=wikipedia": ["corpus.sources.wikipedia.path=/tmp/x", "corpus.sources.wikipedia.card=iberlm_sample"],
+    "tokenizer=extend": ["tokenizer.base=/tmp/x", "tokenizer.vocabulary_size=200000"],
     "data=path": ["data.paths=[/tmp/x.jsonl]", "data.card=iberlm_sample_instructions"],
 }
 """Recipes that are templates: what a user must give with them."""

@@ -15,9 +15,8 @@ from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast
 
 from iberlm.core.errors import ConfigError, DataError
 from iberlm.core.manifest import Manifest
-from iberlm.core.resources import resource_dir
 from iberlm.tokenizer import train
-from iberlm.tokenizer.config import TokenizerConfig, TrainTokenizerConfig
+from iberlm.tokenizer.config import ParityConfig, SampleMixtureConfig, TokenizerConfig, TrainTokenizerConfig
 from iberlm.tokenizer.special import fixed_pieces, special_tokens
 
 ODD = [
@@ -40,7 +39,7 @@ MIXED = st.lists(st.one_of(ANY_TEXT, st.sampled_from(FRAGMENTS))).map("".join)
 
 def pair(manifest: Manifest) -> tuple[PreTrainedTokenizerFast, SentencePieceProcessor]:
     folder = manifest.folder / "tokenizer"
-    reference = SentencePieceProcessor(model_file=str(folder / "sentencepiece.model"))
+    reference = SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
     return AutoTokenizer.from_pretrained(folder, split_special_tokens=True), reference
 
 
@@ -177,13 +176,83 @@ def test_every_language_has_the_same_share_of_the_sample(tmp_path: Path) -> None
     splits = {"train": {"es": documents("es") * 20, "gl": documents("gl") * 10, "eu": documents("eu")[:2]}}
     manifest = train.run(small(vocabulary_size=600), [write_curated(tmp_path / "curate", splits)], tmp_path / "out")
     sampled = manifest.metrics["sampled_bytes"]
-    longest = max(len(text.encode()) for text in documents("gl"))
-    assert sampled["es"] == sum(len(text.encode()) for text in splits["train"]["es"])
-    assert 0 <= sampled["gl"] - sampled["es"] <= longest
+    assert sampled["gl"] == sampled["es"] == sum(len(text.encode()) for text in splits["train"]["es"])
     assert sampled["eu"] == 4 * sum(len(text.encode()) for text in splits["train"]["eu"])  # max_repeats
+    assert manifest.metrics["weights"] == pytest.approx(dict.fromkeys(("es", "gl", "eu"), 1 / 3))
     capped = train.run(small(vocabulary_size=600, sample_bytes_per_language=2_000), [write_curated(tmp_path / "curate", splits)], tmp_path / "capped")
-    assert all(2_000 <= size <= 2_000 + longest for tag, size in capped.metrics["sampled_bytes"].items() if tag != "eu")
+    assert {tag: size for tag, size in capped.metrics["sampled_bytes"].items() if tag != "eu"} == {"es": 2_000, "gl": 2_000}
     assert capped.metrics["languages"] == {}
+
+
+def test_mixture_by_temperature_and_by_weights(tmp_path: Path) -> None:
+    splits = {"train": {"es": documents("es") * 16, "gl": documents("gl")}}
+    curated = write_curated(tmp_path / "curate", splits)
+    sizes = {tag: sum(len(text.encode()) for text in texts) for tag, texts in splits["train"].items()}
+    warm = train.run(small(vocabulary_size=600, mixture=SampleMixtureConfig(kind="temperature")), [curated], tmp_path / "warm").metrics
+    assert warm["weights"]["es"] / warm["weights"]["gl"] == pytest.approx((sizes["es"] / sizes["gl"]) ** 0.5)
+    mixture = SampleMixtureConfig(kind="weights", weights={"es": 3.0, "gl": 1.0})
+    weighted = train.run(small(vocabulary_size=600, mixture=mixture, sample_bytes_per_language=1_000), [curated], tmp_path / "weighted").metrics
+    assert weighted["weights"] == {"es": 0.75, "gl": 0.25}
+    assert weighted["sampled_bytes"] == {"es": 1_500, "gl": 500}
+    for wrong in ({"es": 1.0}, {"es": 1.0, "gl": 1.0, "eu": 1.0}):
+        with pytest.raises(ConfigError, match=r"tokenizer\.mixture\.weights: names es"):
+            train.run(small(mixture=SampleMixtureConfig(kind="weights", weights=wrong)), [curated], tmp_path / "wrong")
+    for settings_, message in (
+        ({"kind": "weights"}, "kind=weights with 0 weights"),
+        ({"weights": {"es": 1.0}}, "kind=uniform with 1 weights"),
+        ({"kind": "weights", "weights": {"es": 0.0}}, "weights.es: 0.0 must be above 0"),
+        ({"kind": "weights", "weights": {"val": 1.0}}, "ca-valencia"),
+        ({"temperature": 0.0}, "temperature: 0.0 must be above 0"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            SampleMixtureConfig(**settings_)
+
+
+def test_parity_search_evens_the_cost_and_says_how(curated: Manifest, tmp_path: Path) -> None:
+    uneven = SampleMixtureConfig(kind="weights", weights={tag: 8.0 if tag == "es" else 1.0 for tag in TEXTS})
+    parity = ParityConfig(rounds=3, max_shift=20.0)
+    manifest = train.run(small(mixture=uneven, parity=parity), [curated], tmp_path / "out")
+    found = manifest.metrics["parity"]
+    assert 2 <= len(found["rounds"]) <= 4
+    chosen = found["rounds"][found["chosen"]]
+    assert chosen["gini"] == min(entry["gini"] for entry in found["rounds"]) < found["rounds"][0]["gini"]
+    assert manifest.metrics["weights"] == chosen["weights"]
+    assert {tag: manifest.metrics["parallel"]["tokens"][tag] for tag in TEXTS} == chosen["tokens"]
+    assert manifest.metrics["parallel"]["gini"] == pytest.approx(chosen["gini"], abs=1e-4)
+    assert manifest.metrics["deterministic"] is True
+
+
+def test_parity_without_parallel_text_of_the_languages_is_refused(curated: Manifest, tmp_path: Path) -> None:
+    config = TrainTokenizerConfig(languages=["es"], tokenizer=TokenizerConfig(vocabulary_size=600, parity=ParityConfig(rounds=2)))
+    with pytest.raises(DataError, match=r"tokenizer\.parity: the parallel text has .* so no two of es can be compared"):
+        train.run(config, [curated], tmp_path / "out")
+
+
+def test_gates_are_part_of_the_manifest(bpe: Manifest, curated: Manifest, tmp_path: Path) -> None:
+    assert set(bpe.metrics["gates"]) == {"bytes", "dead_pieces", "deterministic", "round_trip", "cost"}
+    for name in ("bytes", "deterministic", "round_trip"):
+        assert bpe.metrics["gates"][name]["passed"] is True
+    unchecked = train.run(small(check_determinism=False), [curated], tmp_path / "out")
+    assert unchecked.metrics["deterministic"] is None
+    assert unchecked.metrics["gates"]["deterministic"]["passed"] is None
+    assert unchecked.path("tokenizer/tokenizer.model").read_bytes() == bpe.path("tokenizer/tokenizer.model").read_bytes()
+
+
+def test_other_tokenizers_are_measured_beside(bpe: Manifest, curated: Manifest, tmp_path: Path) -> None:
+    config = small(vocabulary_size=640)
+    config.compare = [str(bpe.folder)]
+    manifest = train.run(config, [curated], tmp_path / "out")
+    (name,) = manifest.metrics["compared"]
+    assert manifest.metrics["compared"][name]["languages"] == bpe.metrics["languages"]
+    assert manifest.metrics["compared"][name]["parallel"]["tokens"] == bpe.metrics["parallel"]["tokens"]
+    config.compare = [str(tmp_path / "nothing")]
+    with pytest.raises(ConfigError, match="nothing"):
+        train.run(config, [curated], tmp_path / "refused")
+
+
+def test_words_beyond_the_limit_are_the_rarest(curated: Manifest, tmp_path: Path) -> None:
+    manifest = train.run(small(max_words=1_000, vocabulary_size=600), [curated], tmp_path / "out")
+    assert manifest.metrics["words"]["trained_on"] == min(1_000, manifest.metrics["words"]["distinct"])
 
 
 @pytest.mark.parametrize("algorithm", ["bpe", "unigram"])
@@ -220,29 +289,33 @@ def test_only_the_chosen_languages_are_trained_on(curated: Manifest, tmp_path: P
     assert set(manifest.metrics["sampled_bytes"]) == set(manifest.metrics["languages"]) == {"eu"}
 
 
-def test_punctuation_joins_letters_only_when_scripts_are_not_split(curated: Manifest, tmp_path: Path) -> None:
-    apart = train.run(small(), [curated], tmp_path / "apart")
-    joined = train.run(small(split_by_script=False), [curated], tmp_path / "joined")
-
-    def mixed(manifest: Manifest) -> list[str]:
-        _, reference = pair(manifest)
-        pieces = [reference.id_to_piece(index) for index in range(22 + 256, reference.get_piece_size())]
-        return [piece for piece in pieces if any(map(str.isalpha, piece)) and any(sign in piece for sign in "'.,·")]
-
-    assert not mixed(apart)
-    assert mixed(joined)
-    fast, reference = pair(joined)
-    for text in ODD:
+@pytest.mark.parametrize(("split", "joined"), [("script", set()), ("elision", {"l'", "▁l'", "d'"}), ("space", {"▁l'", "a."})])
+def test_split_says_what_pieces_may_hold(split: str, joined: set[str], tmp_path: Path) -> None:
+    lines = ["L'home i l'ona: d'una hora a l'altra. La casa. La vida. Tota. Cada. S'il·lumina la cel·la.", "Una novel·la i l'escola. Nova. Bona. Era."]
+    curated = write_curated(tmp_path / "curate", {"train": {"ca": lines}})
+    manifest = train.run(small(split=split, vocabulary_size=545), [curated], tmp_path / "out")
+    fast, reference = pair(manifest)
+    pieces = [reference.id_to_piece(index) for index in range(22 + 256, reference.get_piece_size())]
+    mixed = {piece for piece in pieces if any(map(str.isalpha, piece)) and any(sign in piece for sign in "'.,:")}
+    assert joined <= mixed
+    assert split == "space" or all(piece.lstrip("▁").lower() in ("l'", "d'", "s'") for piece in mixed)
+    assert any("l·l" in piece for piece in pieces) == (split != "script")
+    for text in [*ODD, *lines]:
         assert_same_and_exact(fast, reference, text)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"algorithm": "wordpiece"}, "tokenizer.algorithm: unknown value 'wordpiece'; choose among bpe, unigram"),
+        ({"algorithm": "wordpiece"}, "tokenizer.algorithm: unknown value 'wordpiece'; choose among bpe, unigram, byte_bpe, extend"),
         ({"vocabulary_size": 300}, f"tokenizer.vocabulary_size: 300 is too small; it must be at least {fixed_pieces(16) + 1}"),
         ({"character_coverage": 1.5}, "tokenizer.character_coverage: 1.5 is out of range"),
         ({"max_repeats": 0}, "tokenizer.max_repeats: 0 is too small"),
+        ({"split": "words"}, "tokenizer.split: unknown value 'words'; choose among"),
+        ({"algorithm": "byte_bpe", "split": "script"}, "tokenizer.split: 'script' with algorithm=byte_bpe, whose pre-tokenizer cuts words"),
+        ({"algorithm": "extend"}, "tokenizer.base: '' with algorithm=extend; a base goes with algorithm=extend, and only with it"),
+        ({"base": "llama"}, "tokenizer.base: 'llama' with algorithm=bpe"),
+        ({"max_words": 10}, "tokenizer.max_words: 10 is too small"),
     ],
 )
 def test_wrong_settings_are_refused(settings: dict[str, object], message: str) -> None:
@@ -250,15 +323,6 @@ def test_wrong_settings_are_refused(settings: dict[str, object], message: str) -
         TokenizerConfig(**settings)
     with pytest.raises(ConfigError, match=r"languages\[0\].*ca-valencia"):
         TrainTokenizerConfig(languages=["val"])
-
-
-def test_recipes_of_the_group_are_valid() -> None:
-    from omegaconf import OmegaConf
-
-    recipes = sorted((resource_dir("recipes") / "tokenizer").glob("*.yaml"))
-    assert {"bpe_4k", "bpe_32k", "bpe_64k", "bpe_256k"} <= {path.stem for path in recipes}
-    for path in recipes:
-        OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TokenizerConfig), OmegaConf.load(path)))
 
 
 def test_tokenizer_loads_without_network(bpe: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,6 +73,9 @@ TOOLS = {
     "locate": "find passages that are to be cut, as requests for removal",
     "train-quality": "train the classifier behind quality_score",
     "train-langid": "train the language identifier",
+    "measure-tokenizer": "tokenizers side by side: tokens a word, cost by language, dead pieces",
+    "resize-embeddings": "give a model another tokenizer",
+    "export": "a model and its tokenizer as one GGUF file",
     "completion": "print shell completion for bash, zsh or fish",
 }
 

@@ -162,6 +162,44 @@ def train_langid(
     raise typer.Exit(train.train_langid(recipe, out))
 
 
+@app.command("measure-tokenizer")
+def measure_tokenizer(
+    tokenizers: Annotated[list[Path], typer.Argument(metavar="TOKENIZER...", help="Folders or files: tokenizer.json, tokenizer.model, *.tiktoken, tekken.json.")],
+    documents: Annotated[Path | None, typer.Option(help="Folder of a curate stage, whose validation documents are measured.")] = None,
+    parallel: Annotated[Path | None, typer.Option(help="Folder with LANG.txt files whose lines say the same; the one that comes with IberLM when none is given.")] = None,
+    text: Annotated[list[str] | None, typer.Option(metavar="LANG=FILE", help="A text file to measure (again for each).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for measure.json and measure.html.")] = None,
+) -> None:
+    """Measure tokenizers side by side: tokens a word, bytes a token, cost of the same content by language, dead pieces."""
+    from iberlm.tokenizer.measure_command import measure_command
+
+    raise typer.Exit(measure_command(tokenizers, documents=documents, parallel=parallel, texts=text or [], out=out))
+
+
+@app.command("resize-embeddings")
+def resize_embeddings(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Hugging Face folder of a causal language model, with its tokenizer.")],
+    tokenizer: Annotated[Path, typer.Argument(metavar="TOKENIZER", help="Folder of the new tokenizer, or of a train-tokenizer stage.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the new model.")],
+) -> None:
+    """Give a model another tokenizer: embeddings of equal pieces are copied, the others begin as the mean of their old pieces."""
+    from iberlm.train.embeddings import resize_embeddings as resize
+
+    resize(model, tokenizer, out)
+
+
+@app.command("export")
+def export_model(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Hugging Face folder of a model, such as RUN_DIR/pretrain/model.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="File to write, ending in .gguf.")],
+    precision: Annotated[str, typer.Option(help="Type of the weights: f32, f16, bf16 or q8_0.")] = "bf16",
+) -> None:
+    """Write a model and its tokenizer as one GGUF file for llama.cpp and the programs built on it."""
+    from iberlm.export.gguf import export_gguf
+
+    export_gguf(model, out, precision=precision)
+
+
 def _known_language(option: str, tag: str, among: tuple[str, ...]) -> None:
     """Raise `ConfigError` for a tag that is none of `among`, with the tag that was meant where that can be told."""
     if tag in among:

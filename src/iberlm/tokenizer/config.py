@@ -3,48 +3,133 @@
 from dataclasses import dataclass, field
 
 from iberlm.core.config import StageConfig, at_least, between, one_of
+from iberlm.core.errors import ConfigError
 from iberlm.core.languages import LANGUAGES, NEIGHBOURS, check_language
 from iberlm.core.stage import place
 from iberlm.tokenizer.special import fixed_pieces
 
-ALGORITHMS = ("bpe", "unigram")
+BPE, UNIGRAM, BYTE_BPE, EXTEND = "bpe", "unigram", "byte_bpe", "extend"
+ALGORITHMS = (BPE, UNIGRAM, BYTE_BPE, EXTEND)
+UNIFORM, TEMPERATURE, WEIGHTS = "uniform", "temperature", "weights"
+MIXTURES = (UNIFORM, TEMPERATURE, WEIGHTS)
+SCRIPT, ELISION, SPACE = "script", "elision", "space"
+SPLITS = ("", SCRIPT, ELISION, SPACE)
+
+
+@dataclass(kw_only=True)
+class SampleMixtureConfig:
+    """How much of the training sample each language gets (`tokenizer.mixture`)."""
+
+    kind: str = UNIFORM
+    """uniform: the same bytes of every language; temperature: in proportion to the bytes at hand to the power 1/temperature; weights: as given."""
+    temperature: float = 2.0
+    """With kind=temperature. 1 is in proportion to the text at hand; the larger, the nearer to uniform."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """With kind=weights: one positive number for each language that is trained on; they need not add up to 1."""
+
+    def __post_init__(self) -> None:
+        one_of("tokenizer.mixture.kind", self.kind, MIXTURES)
+        if not self.temperature > 0:
+            raise ConfigError(f"tokenizer.mixture.temperature: {self.temperature} must be above 0")
+        if (self.kind == WEIGHTS) != bool(self.weights):
+            raise ConfigError(f"tokenizer.mixture: kind={self.kind} with {len(self.weights)} weights; weights go with kind=weights, and only with it")
+        for tag, weight in self.weights.items():
+            check_language(tag, "tokenizer.mixture.weights", among=LANGUAGES + NEIGHBOURS)
+            if not weight > 0:
+                raise ConfigError(f"tokenizer.mixture.weights.{tag}: {weight} must be above 0; to leave a language out, name the others in 'languages'")
+
+
+@dataclass(kw_only=True)
+class ParityConfig:
+    """Weights of the languages chosen so that the same content costs the same number of tokens in each (`tokenizer.parity`)."""
+
+    rounds: int = 0
+    """Trainings of the search, each with weights corrected by what the one before measured; 0: the mixture stays as it is."""
+    tolerance: float = 0.002
+    """The search ends when the Gini coefficient of the costs is at most this, or no longer falls."""
+    strength: float = 6.0
+    """A language's weight is multiplied by (its cost / the mean cost) to this power after each training."""
+    max_shift: float = 3.0
+    """No weight leaves the mixture's by more than this factor: a language that costs more for other reasons than its weight would take all of it."""
+
+    def __post_init__(self) -> None:
+        between("tokenizer.parity.rounds", self.rounds, 0, 50)
+        between("tokenizer.parity.tolerance", self.tolerance, 0.0, 1.0)
+        between("tokenizer.parity.strength", self.strength, 0.1, 50.0)
+        between("tokenizer.parity.max_shift", self.max_shift, 1.0, 100.0)
+
+
+@dataclass(kw_only=True)
+class GatesConfig:
+    """What a tokenizer must hold to be trained on (`gates`). `pretrain` refuses one that failed a gate that was not waived."""
+
+    max_dead_share: float = 0.05
+    """Share of the trained pieces that may be dead: unreachable, or absent from the sample when it is encoded."""
+    max_cost_ratio: float = 1.25
+    """Tokens of the dearest language over those of the cheapest for the same content (parallel text)."""
+
+    def __post_init__(self) -> None:
+        between("gates.max_dead_share", self.max_dead_share, 0.0, 1.0)
+        at_least("gates.max_cost_ratio", self.max_cost_ratio, 1.0)
 
 
 @dataclass(kw_only=True)
 class TokenizerConfig:
-    """A SentencePiece vocabulary (`tokenizer=`, from `recipes/tokenizer/`)."""
+    """A vocabulary (`tokenizer=`, from `recipes/tokenizer/`)."""
 
-    algorithm: str = "bpe"
-    """bpe or unigram. With unigram the exported ids rarely differ from SentencePiece's, see `export`."""
+    algorithm: str = BPE
+    """bpe and unigram: SentencePiece with byte fallback. byte_bpe: byte-level BPE. extend: pieces added to the tokenizer `base`."""
     vocabulary_size: int = 32_768
-    """All ids: special tokens, 256 bytes and pieces. Below 65,500 a token takes two bytes in the store, else four."""
+    """All ids: special tokens, 256 bytes and pieces; with extend also those of the base. Below 65,500 a token takes two bytes in the store, else four."""
+    base: str = ""
+    """With extend: folder of a Hugging Face tokenizer (tokenizer.json) of the BPE kind."""
     character_coverage: float = 0.9999
-    """Share of the characters of the sample that get a piece of their own; the rest are written as bytes."""
+    """bpe and unigram: share of the characters of the sample that get a piece of their own; the rest are written as bytes."""
     sample_bytes_per_language: int = 20_000_000
-    """UTF-8 bytes of training text of each language. When all have less, the largest language sets the share."""
-    max_repeats: int = 4
-    """How often the text of a small language may be repeated to fill its share."""
-    split_by_script: bool = True
-    """Keep letters apart from punctuation, as is usual. Off, pieces such as "l'" and "a." take 3 to 10 % fewer tokens (measured
-    at 32,768 pieces; most in Catalan, Valencian and Basque), but a word has other ids before a full stop than elsewhere."""
+    """UTF-8 bytes of training text a language, on average over the languages; the mixture distributes them."""
+    max_repeats: float = 4.0
+    """How often over the text of a small language may count to fill its share."""
+    max_words: int = 3_000_000
+    """Distinct words that are trained on, the most frequent ones: what bounds the memory, however large the sample."""
+    mixture: SampleMixtureConfig = field(default_factory=SampleMixtureConfig)
+    parity: ParityConfig = field(default_factory=ParityConfig)
+    split: str = ""
+    """bpe and unigram: where pieces may not cross inside a word, besides digits. script: between letters and all else. elision (what empty means): the
+    same, but an elided word keeps its apostrophe (l', d', s') and l·l its point. space: nowhere; then a word has other ids before a full stop than
+    elsewhere. With byte_bpe and extend the pre-tokenizer decides, and this stays empty."""
     reserved_tokens: int = 16
-    """Unused special tokens <|reserved_0|>.. for later fine-tuning, so that no embedding needs to be added."""
+    """Unused special tokens <|reserved_0|>.. for later fine-tuning, so that no embedding needs to be added. Not with extend."""
     model_max_length: int = 8_192
     """Tokens beyond which the exported tokenizer warns."""
+    check_determinism: bool = True
+    """Train twice at the same time, in two processes, and compare. Off, the gate 'deterministic' is open and must be waived."""
 
     def __post_init__(self) -> None:
         one_of("tokenizer.algorithm", self.algorithm, ALGORITHMS)
+        one_of("tokenizer.split", self.split, SPLITS)
+        if (self.algorithm == EXTEND) != bool(self.base):
+            raise ConfigError(f"tokenizer.base: '{self.base}' with algorithm={self.algorithm}; a base goes with algorithm=extend, and only with it")
+        if self.split and self.algorithm not in (BPE, UNIGRAM):
+            raise ConfigError(
+                f"tokenizer.split: '{self.split}' with algorithm={self.algorithm}, whose pre-tokenizer cuts words; leave it empty"
+            )
         at_least("tokenizer.reserved_tokens", self.reserved_tokens, 0)
         at_least("tokenizer.vocabulary_size", self.vocabulary_size, fixed_pieces(self.reserved_tokens) + 1)
         between("tokenizer.character_coverage", self.character_coverage, 0.98, 1.0)
         at_least("tokenizer.sample_bytes_per_language", self.sample_bytes_per_language, 1)
         at_least("tokenizer.max_repeats", self.max_repeats, 1)
+        at_least("tokenizer.max_words", self.max_words, 1_000)
         at_least("tokenizer.model_max_length", self.model_max_length, 1)
+
+    @property
+    def pieces_split(self) -> str:
+        """`split`, with what empty means."""
+        return self.split or ELISION
 
 
 @dataclass(kw_only=True)
 class TrainTokenizerConfig(StageConfig):
-    """Train a tokenizer on an equal amount of text of every language, and measure it."""
+    """Train a tokenizer on a mixture of the languages, measure it, and say whether it may be trained on."""
 
     documents: str = place("")
     """Folder of the curate stage; empty means the one of this run."""
@@ -52,7 +137,12 @@ class TrainTokenizerConfig(StageConfig):
     """Languages to train on; empty means all that the documents have. Each must have documents."""
     measured_bytes_per_language: int = 5_000_000
     """UTF-8 bytes of validation text, from its beginning, on which tokens a word are measured."""
+    parallel: str = ""
+    """Folder with LANG.txt files whose lines say the same, for cost and parity; empty means the one that comes with IberLM."""
+    compare: list[str] = field(default_factory=list)
+    """Other tokenizers to measure on the same texts and show beside: folders or files, as for `iberlm measure-tokenizer`."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    gates: GatesConfig = field(default_factory=GatesConfig)
 
     def __post_init__(self) -> None:
         for index, tag in enumerate(self.languages):
@@ -70,6 +160,10 @@ class TokenizeConfig(StageConfig):
     """Folder of the train-tokenizer stage; empty means the one of this run."""
     max_shard_bytes: int = 1_000_000_000
     """Uncompressed bytes of Parquet text in one shard: what one worker does at a time and what an interruption costs."""
+    encoder: str = place("fast")
+    """fast: gigatoken where it can encode this tokenizer and gives the ids of the reference, which is checked as it goes; reference: the tokenizer itself.
+    The ids are the same."""
 
     def __post_init__(self) -> None:
         at_least("max_shard_bytes", self.max_shard_bytes, 1)
+        one_of("encoder", self.encoder, ("fast", "reference"))

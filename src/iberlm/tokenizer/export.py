@@ -1,4 +1,4 @@
-"""A SentencePiece model as a Hugging Face tokenizer folder that gives the same ids.
+"""What was trained, as a Hugging Face tokenizer folder that gives the same ids.
 
 The folder is written as plain JSON: it loads with `AutoTokenizer` of transformers 4 and 5 alike, offline, without
 remote code. The ids of a BPE model are those of SentencePiece. Of a unigram model they are, except where several ways
@@ -16,24 +16,32 @@ from typing import Any
 from sentencepiece import sentencepiece_model_pb2 as model_pb2
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 
-from iberlm.core.files import publish, write_json
-from iberlm.tokenizer.special import BOS, EOS, LITERAL_SPACE, PAD, SPACE, UNKNOWN
+from iberlm.core.files import publish, write_json, write_text
+from iberlm.tokenizer.special import BOS, EOS, LITERAL_SPACE, PAD, SPACE, UNKNOWN, special_tokens
 
-SENTENCEPIECE_FILE = "sentencepiece.model"
+SENTENCEPIECE_FILE = "tokenizer.model"
+"""The name by which other programs, llama.cpp's converter among them, look for it."""
 UNREACHABLE_SCORE = -10_000.0
 """Log probability of special and byte pieces in a unigram model: they may not be found in text that spells them. Their
 spelling is ASCII, whose characters all have pieces, and the few that spell one are together likelier than this."""
 
 
-def export(model: bytes, folder: Path, *, model_max_length: int) -> None:
-    """Write `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json` and `sentencepiece.model` into `folder`."""
+def export_sentencepiece(model: bytes, folder: Path, *, model_max_length: int) -> None:
+    """Write a SentencePiece model: `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json` and `tokenizer.model`."""
     proto = model_pb2.ModelProto.FromString(model)
-    tokenizer = fast_tokenizer(proto)
-    special = [piece.piece for piece in proto.pieces if piece.type in (piece.UNKNOWN, piece.CONTROL)]
     with publish(folder / SENTENCEPIECE_FILE) as temporary:
         temporary.write_bytes(model)
-    with publish(folder / "tokenizer.json") as temporary:
-        tokenizer.save(str(temporary))
+    special = [piece.piece for piece in proto.pieces if piece.type in (piece.UNKNOWN, piece.CONTROL)]
+    _write(fast_tokenizer(proto).to_str(pretty=True), special, folder, model_max_length)
+
+
+def export_byte_level(tokenizer_json: str, folder: Path, *, reserved_tokens: int, model_max_length: int) -> None:
+    """Write a byte-level tokenizer: `tokenizer.json`, `tokenizer_config.json` and `special_tokens_map.json`."""
+    _write(Tokenizer.from_str(tokenizer_json).to_str(pretty=True), special_tokens(reserved_tokens), folder, model_max_length)
+
+
+def _write(tokenizer_json: str, special: list[str], folder: Path, model_max_length: int) -> None:
+    write_text(folder / "tokenizer.json", tokenizer_json)
     named = {"unk_token": UNKNOWN, "bos_token": BOS, "eos_token": EOS, "pad_token": PAD, "additional_special_tokens": special[4:]}
     write_json(folder / "special_tokens_map.json", named)
     write_json(folder / "tokenizer_config.json", named | _settings(special, model_max_length))

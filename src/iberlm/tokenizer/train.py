@@ -1,65 +1,106 @@
-"""Stage `train_tokenizer`: SentencePiece on equal parts of every language, exported for Hugging Face and measured.
+"""Stage `train_tokenizer`: a vocabulary from a mixture of the languages, exported for Hugging Face, measured and judged.
 
-Text enters as NFC (the fast tokenizer does it; feed SentencePiece itself NFC text), nothing is put before it and no
-space is taken away, so decoding gives the NFC text back exactly. Numbers are split into digits. One thread and no seed:
-the same documents give the same bytes.
+No seed and no threads: the same documents give the same bytes, which is checked by training twice.
 """
 
-import io
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute as pc
-import sentencepiece
-from sentencepiece import sentencepiece_model_pb2 as model_pb2
+from sentencepiece import SentencePieceProcessor
 from tokenizers import Tokenizer
 
 from iberlm.core.documents import read_batches
 from iberlm.core.errors import DataError
-from iberlm.core.files import write_json
+from iberlm.core.files import sha256_file, write_json
 from iberlm.core.manifest import Manifest
 from iberlm.core.progress import say
 from iberlm.core.stage import Record, run_stage
-from iberlm.tokenizer.config import TokenizerConfig, TrainTokenizerConfig
+from iberlm.tokenizer import gates, parity
+from iberlm.tokenizer.byte_level import train_byte_level
+from iberlm.tokenizer.config import BYTE_BPE, EXTEND, TokenizerConfig, TrainTokenizerConfig
 from iberlm.tokenizer.corpus import TRAIN, VALIDATION, split_files
-from iberlm.tokenizer.export import export
-from iberlm.tokenizer.sample import plan_sample, sample_lines
-from iberlm.tokenizer.special import BOS, EOS, LITERAL_SPACE, PAD, REQUIRED_CHARACTERS, SPACE, UNKNOWN, control_tokens
+from iberlm.tokenizer.export import export_byte_level, export_sentencepiece
+from iberlm.tokenizer.extend import Extension, expected_saving, extend, tokenizer_folder
+from iberlm.tokenizer.health import usage
+from iberlm.tokenizer.load import LoadedTokenizer, load_tokenizer
+from iberlm.tokenizer.material import Material, read_material
+from iberlm.tokenizer.measure import measure_tokenizer, read_parallel
+from iberlm.tokenizer.sentencepiece_model import train_sentencepiece
+from iberlm.tokenizer.words import Words, unscaled
 
 STAGE = "train_tokenizer"
-VERSION = 1
+VERSION = 2
 FOLDER = "tokenizer"
-_NO_LIMIT_BYTES = 1 << 30  # SentencePiece drops longer lines; its default of 4,192 would lose paragraphs
-_ERRORS_ONLY = 2
+_SAVING_BYTES = 1_000_000
+"""Text of each language on which the saving by an extension is measured."""
 
 
 def run(config: TrainTokenizerConfig, inputs: list[Manifest], out: Path) -> Manifest:
     """Train on the train documents of a curate manifest: `tokenizer/` and `measure.json`.
 
-    Metrics: {"languages": {tag: {"tokens_per_word", "bytes_per_token", "documents"}}, "vocabulary_size",
-    "sampled_bytes": {tag: n}}. Raises `DataError` for a language without documents and for a vocabulary larger than the
-    text allows.
+    Metrics: what `measure.measure_tokenizer` says of the tokenizer (and under "compared" of the others), "algorithm",
+    "weights" and "sampled_bytes" by language (its share, and the UTF-8 bytes it counted for), "words" (distinct ones, and
+    those trained on), "deterministic", "parity" (the rounds of the search, when there was one), "extension" (when a base
+    was extended) and "gates". A gate that fails does not fail the stage: `pretrain` refuses the tokenizer.
+    Raises `DataError` for a language without documents and for a vocabulary larger than the text allows.
     """
-    return run_stage(STAGE, VERSION, _body, config, inputs, out)
+    return run_stage(STAGE, VERSION, _body, config, inputs, out, fingerprint=_outside_files(config))
+
+
+def _outside_files(config: TrainTokenizerConfig) -> dict[str, str]:
+    """Checksums of the files that decide the output and belong to no stage."""
+    places = [Path(place).expanduser() for place in (config.tokenizer.base, config.parallel, *config.compare) if place]
+    files = [file for place in places for file in (sorted(place.rglob("*")) if place.is_dir() else [place]) if file.is_file()]
+    return {str(file): sha256_file(file) for file in files if file.suffix in {".json", ".model", ".tiktoken", ".txt", ".jinja"}}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained vocabulary: bytes of a SentencePiece model, or of a tokenizer.json; the languages' shares; how it came about."""
+
+    payload: bytes
+    shares: dict[str, float]
+    deterministic: bool | None
+    rounds: list[dict[str, Any]]
+    chosen: int
 
 
 def _body(config: TrainTokenizerConfig, inputs: list[Manifest], out: Path, record: Record) -> None:
     (curated,) = inputs
     files = _chosen(split_files(curated, TRAIN), config.languages, curated.folder)
-    samples = plan_sample(files, config.tokenizer.sample_bytes_per_language, config.tokenizer.max_repeats)
-    sampled = {tag: sample.sampled_bytes for tag, sample in samples.items()}
-    say(f"{STAGE}: {config.tokenizer.algorithm} of {config.tokenizer.vocabulary_size:,} pieces on {sum(sampled.values()):,} bytes")
-    model = train_sentencepiece(config.tokenizer, sample_lines(samples))
-    export(model, out / FOLDER, model_max_length=config.tokenizer.model_max_length)
-    tokenizer = Tokenizer.from_file(str(out / FOLDER / "tokenizer.json"))
+    parallel = read_parallel(Path(config.parallel) if config.parallel else None)
+    others = [load_tokenizer(Path(place)) for place in config.compare]  # before anything costs time
+    material = read_material(config.tokenizer, files, record, workers=config.cluster.workers)
+    trained = _train(config.tokenizer, material, parallel, record)
+    _export(config.tokenizer, trained.payload, out / FOLDER)
+    tokenizer = load_tokenizer(out / FOLDER)
     validation = {tag: paths for tag, paths in split_files(curated, VALIDATION).items() if tag in files}
-    languages = {tag: measured for tag, paths in validation.items() if (measured := measure(tokenizer, paths, config.measured_bytes_per_language))}
-    if unmeasured := sorted(set(files) - set(languages)):
+    asked: dict[str, Any] = {"languages": list(files), "validation": validation, "max_bytes": config.measured_bytes_per_language, "parallel": parallel}
+    table = material.table(trained.shares)
+    metrics: dict[str, Any] = measure_tokenizer(tokenizer, counts=usage(tokenizer, table), **asked)
+    metrics |= {
+        "algorithm": config.tokenizer.algorithm,
+        "weights": trained.shares,
+        "sampled_bytes": material.counted_bytes(trained.shares),
+        "words": {"distinct": len(set().union(*material.words.values())), "trained_on": len(table)},
+        "deterministic": trained.deterministic,
+    }
+    if trained.rounds:
+        metrics["parity"] = {"rounds": trained.rounds, "chosen": trained.chosen}
+    if config.tokenizer.algorithm == EXTEND:
+        metrics["extension"] = _extension(config.tokenizer, tokenizer, validation or files)
+    trip = gates.round_trip(tokenizer, _texts(validation or files, config.measured_bytes_per_language))
+    metrics["gates"] = gates.check(metrics, round_trip=trip, deterministic=trained.deterministic, limits=config.gates)
+    metrics["compared"] = {other.name: measure_tokenizer(other, counts=None, **asked) for other in others}
+    for name, verdict in metrics["gates"].items():
+        if not verdict["passed"]:
+            say(f"{STAGE}: gate {name} {'failed' if verdict['passed'] is False else 'is open'}: {verdict['message']}")
+    if unmeasured := sorted(set(files) - set(metrics["languages"])):
         say(f"{STAGE}: no validation documents in {', '.join(unmeasured)}, so nothing was measured there")
-    record.metrics = {"languages": languages, "vocabulary_size": tokenizer.get_vocab_size(), "sampled_bytes": sampled}
-    write_json(out / "measure.json", record.metrics)
+    record.metrics = metrics
+    write_json(out / "measure.json", metrics)
     record.output_tree(out / FOLDER)
     record.output(out / "measure.json")
 
@@ -72,89 +113,72 @@ def _chosen(files: dict[str, list[Path]], languages: list[str], folder: Path) ->
     return {tag: paths for tag, paths in files.items() if not languages or tag in languages}
 
 
-def train_sentencepiece(config: TokenizerConfig, lines: Iterator[str]) -> bytes:
-    """Train on NFC lines; return the serialized model. Raises `DataError` when the vocabulary does not fit the text.
-
-    Whether it fits is known only when SentencePiece has counted the text, but a text too small for the vocabulary is
-    also one that is counted soon.
-    """
-    writer = io.BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=(line.replace(SPACE, LITERAL_SPACE) for line in lines),
-            model_writer=writer,
-            model_type=config.algorithm,
-            vocab_size=config.vocabulary_size,
-            character_coverage=config.character_coverage,
-            required_chars=REQUIRED_CHARACTERS,
-            byte_fallback=True,
-            normalization_rule_name="identity",
-            add_dummy_prefix=False,
-            remove_extra_whitespaces=False,
-            allow_whitespace_only_pieces=True,
-            split_digits=True,
-            split_by_unicode_script=config.split_by_script,
-            max_sentence_length=_NO_LIMIT_BYTES,
-            num_threads=1,
-            unk_id=0,
-            bos_id=1,
-            eos_id=2,
-            pad_id=3,
-            unk_piece=UNKNOWN,
-            bos_piece=BOS,
-            eos_piece=EOS,
-            pad_piece=PAD,
-            control_symbols=control_tokens(config.reserved_tokens),
-            minloglevel=_ERRORS_ONLY,
-        )
-    except RuntimeError as error:
-        raise _refusal(config, str(error)) or error from error
-    return _with_literal_space(writer.getvalue())
+def train_payload(config: TokenizerConfig, words: Words) -> bytes:
+    """One training: a SentencePiece model, or a tokenizer.json in UTF-8. Runs here and in a process of its own."""
+    if config.algorithm == BYTE_BPE:
+        return train_byte_level(config, unscaled(words)).encode()
+    if config.algorithm == EXTEND:
+        return extend(Path(config.base), unscaled(words), vocabulary_size=config.vocabulary_size).tokenizer_json.encode()
+    return train_sentencepiece(config, words)
 
 
-def _refusal(config: TokenizerConfig, message: str) -> DataError | None:
-    """What SentencePiece says of a vocabulary that does not fit, in our words; None for any other error."""
-    key = f"tokenizer.vocabulary_size: {config.vocabulary_size}"
-    if found := re.search(r"Vocabulary size too high .*value <= (\d+)", message):
-        return DataError(f"{key} is too large for this text: at most {found[1]} are possible; set that or less, or add documents")
-    if found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
-        return DataError(f"{key} is too small for the characters of this text: at least {found[1]} are needed, or a lower tokenizer.character_coverage")
-    if "!sentences_.empty()" in message:
-        return DataError("the training documents have no line of text; look at what curate kept")
-    return None
+def _train(config: TokenizerConfig, material: Material, parallel: Mapping[str, list[str]], record: Record) -> Trained:
+    """Train, at the mixture's shares or at those that the parity search finds, and once more in another process to compare."""
+    shares = material.shares
+    total = sum(material.counted_bytes(shares).values())
+    say(f"{STAGE}: {config.algorithm} of {config.vocabulary_size:,} pieces on {total:,} bytes, {len(material.table(shares)):,} distinct words")
+    lines = {tag: parallel[tag] for tag in shares if tag in parallel}
+    if config.parity.rounds and len(lines) < 2:
+        raise DataError(f"tokenizer.parity: the parallel text has {', '.join(parallel)}, so no two of {', '.join(shares)} can be compared")
+    pool = record.pool(1) if config.check_determinism else None
+    again = pool.submit(train_payload, config, material.table(shares)) if pool else None
+    rounds, best = parity.search(
+        lambda weights: train_payload(config, material.table(weights)), lambda payload: _tokens(config, payload, lines), shares, config.parity
+    )
+    found = rounds[best]
+    if pool and best:
+        again = pool.submit(train_payload, config, material.table(found.shares))
+    history = [{"weights": entry.shares, "tokens": entry.tokens, "gini": entry.gini} for entry in rounds] if config.parity.rounds else []
+    return Trained(found.trained, found.shares, again.result() == found.trained if again else None, history, best)
 
 
-def _with_literal_space(model: bytes) -> bytes:
-    """Teach the model itself that a U+2581 of the text is U+FDD0 inside, and back: see `special.LITERAL_SPACE`.
-
-    Set afterwards because a rule given to the trainer leaves the path of its file in the model.
-    """
-    proto = model_pb2.ModelProto.FromString(model)
-    sentencepiece.set_min_log_level(_ERRORS_ONLY)
-    for spec, rule in ((proto.normalizer_spec, (SPACE, LITERAL_SPACE)), (proto.denormalizer_spec, (LITERAL_SPACE, SPACE))):
-        compiled = sentencepiece.SentencePieceNormalizer(norm_map=[rule]).serialized_normalizer_spec()
-        spec.name = "literal_space"
-        spec.precompiled_charsmap = model_pb2.NormalizerSpec.FromString(compiled).precompiled_charsmap
-    back = proto.denormalizer_spec
-    back.add_dummy_prefix = back.remove_extra_whitespaces = back.escape_whitespaces = False
-    return bytes(proto.SerializeToString(deterministic=True))
+def _tokens(config: TokenizerConfig, payload: bytes, parallel: Mapping[str, list[str]]) -> dict[str, int]:
+    """Tokens of the parallel text by language."""
+    if config.algorithm in (BYTE_BPE, EXTEND):
+        tokenizer = Tokenizer.from_str(payload.decode())
+        return {tag: sum(len(entry.ids) for entry in tokenizer.encode_batch_fast(lines, add_special_tokens=False)) for tag, lines in parallel.items()}
+    processor = SentencePieceProcessor(model_proto=payload)
+    return {tag: sum(map(len, processor.encode(lines, num_threads=1))) for tag, lines in parallel.items()}
 
 
-def measure(tokenizer: Tokenizer, paths: list[Path], max_bytes: int) -> dict[str, Any]:
-    """Tokens a white-space separated word and UTF-8 bytes a token (neither <s> nor </s> counted) on the first `max_bytes`.
+def _export(config: TokenizerConfig, payload: bytes, folder: Path) -> None:
+    if config.algorithm == BYTE_BPE:
+        export_byte_level(payload.decode(), folder, reserved_tokens=config.reserved_tokens, model_max_length=config.model_max_length)
+    elif config.algorithm == EXTEND:
+        Extension(tokenizer_folder(Path(config.base)), 0, payload.decode(), [], [], 0).write(folder)
+    else:
+        export_sentencepiece(payload, folder, model_max_length=config.model_max_length)
 
-    Empty when there is no word.
-    """
-    tokens = words = size = documents = 0
-    for path in paths:
-        for batch in read_batches(path, ["text"], batch_rows=256):
-            if size >= max_bytes:
-                break
-            texts = batch["text"].to_pylist()
-            tokens += sum(len(encoding.ids) for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False))
-            words += sum(len(text.split()) for text in texts)
-            size += pc.sum(pc.binary_length(batch["text"])).as_py()
-            documents += len(texts)
-    if not words:
-        return {}
-    return {"tokens_per_word": round(tokens / words, 4), "bytes_per_token": round(size / tokens, 4), "documents": documents}
+
+def _extension(config: TokenizerConfig, tokenizer: LoadedTokenizer, files: Mapping[str, list[Path]]) -> dict[str, Any]:
+    """What the extension saves, by language: printed, and part of the metrics."""
+    base = load_tokenizer(Path(config.base))
+    saving = expected_saving(base.path, tokenizer.path, {tag: list(_texts({tag: paths}, _SAVING_BYTES)) for tag, paths in files.items()})
+    say(
+        f"{STAGE}: {tokenizer.vocabulary_size - base.vocabulary_size:,} pieces added; fewer tokens: "
+        + ", ".join(f"{tag} {share:.1%}" for tag, share in saving.items())
+    )
+    return {"base": str(base.path), "base_size": base.vocabulary_size, "added": tokenizer.vocabulary_size - base.vocabulary_size, "saving": saving}
+
+
+def _texts(files: Mapping[str, list[Path]], max_bytes: int) -> Iterator[str]:
+    """Documents from the beginning of each language, until `max_bytes` of it are read."""
+    for paths in files.values():
+        size = 0
+        for path in paths:
+            for batch in read_batches(path, ["text"], batch_rows=256):
+                for text in batch["text"].to_pylist():
+                    if size >= max_bytes:
+                        break
+                    size += len(text.encode())
+                    yield text
