@@ -14,6 +14,8 @@ from iberlm.tokenizer.config import ParityConfig
 from iberlm.tokenizer.measure import gini
 
 Trained = TypeVar("Trained")
+_FAILURES = 3
+_PROGRESS = 0.005
 
 
 @dataclass(frozen=True)
@@ -32,21 +34,23 @@ def search(
     """Train at `shares` and then `config.rounds` times at corrected ones; return the rounds and the index of the most even.
 
     A share is multiplied by (cost / mean cost) ** `strength`, kept within a factor of `max_shift` of where it began, and the
-    shares are scaled to add up to 1. The strength is halved whenever a round is less even than the best before it, from
-    which the search then goes on. Languages that the parallel text does not have keep their weight. Ends early at
-    `tolerance`, and when the weights no longer change.
+    shares are scaled to add up to 1. The search goes on from the most even round, with half the strength after one that was
+    not more even by half a percent. Languages that the parallel text does not have keep their weight. Ends early at
+    `tolerance`, after `_FAILURES` rounds without progress, and when the weights no longer change.
     """
     rounds = [_round(train, cost, dict(shares))]
     best, strength = 0, config.strength
     for number in range(config.rounds):
-        if rounds[best].gini <= config.tolerance:
+        if rounds[best].gini <= config.tolerance or strength < config.strength / 2 ** (_FAILURES - 0.5):
             break
         wanted = corrected(rounds[best].shares, rounds[best].tokens, strength, within=(shares, config.max_shift))
         if any(wanted == entry.shares for entry in rounds):
             break
         rounds.append(_round(train, cost, wanted))
-        improved = rounds[-1].gini < rounds[best].gini
-        best, strength = (len(rounds) - 1, strength) if improved else (best, strength / 2)
+        if rounds[-1].gini > (1 - _PROGRESS) * rounds[best].gini:
+            strength /= 2
+        if rounds[-1].gini < rounds[best].gini:
+            best = len(rounds) - 1
         say(f"parity: round {number + 1} of at most {config.rounds}: Gini {rounds[-1].gini:.4f}, the best is {rounds[best].gini:.4f}")
     return rounds, best
 
