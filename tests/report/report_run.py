@@ -192,8 +192,41 @@ def _select(out: Path, record: Record) -> None:
 
 
 def _train_tokenizer(out: Path, record: Record) -> None:
-    languages = {tag: {"tokens_per_word": 1.5 + 0.13 * index, "bytes_per_token": 4.2 - 0.2 * index} for index, tag in enumerate(LANGUAGES)}
-    record.metrics = {"languages": languages, "vocabulary_size": 8000}
+    def fit(shift: float) -> dict[str, Any]:
+        numbers = {tag: (1.5 + shift + 0.13 * index, 4.2 - 0.2 * index, 0.7 - 0.05 * index) for index, tag in enumerate(LANGUAGES)}
+        keys = ("tokens_per_word", "bytes_per_token", "whole_words")
+        return {tag: dict(zip(keys, values, strict=True)) for tag, values in numbers.items()}
+
+    def measured(shift: float) -> dict[str, Any]:
+        tokens = {tag: 800 + round(100 * shift) + 12 * index for index, tag in enumerate((*LANGUAGES, "en"))}
+        own = {"tokens_per_word": {tag: 1.4 + shift + 0.1 * index for index, tag in enumerate((*LANGUAGES, "en"))}}
+        parallel = {"source": "embedded", "sentences": 30, "tokens": tokens, **own, "languages": [*LANGUAGES], "missing": [], "gini": 0.0116, "ratio": 1.06}
+        probes = {
+            "digits": {"digits_per_token": 1.0, "single": True},
+            "punt_volat": {"tokens_per_word": 1.67 + shift},
+            "elision": {"tokens_per_word": 1.25},
+            "code": {"bytes_per_token": 2.5},
+            "english": {"tokens_per_word": 1.5 + shift},
+        }
+        pieces = {"trained": 7_500, "partial": 0, "unreachable": 2, "unreachable_examples": [f" {SCRIPT}", "12"], "unused": None, "missing_bytes": []}
+        return {"vocabulary_size": 8000, "languages": fit(shift), "parallel": parallel, "probes": probes, "pieces": pieces}
+
+    record.metrics = measured(0.0)
+    record.metrics["pieces"] |= {"unused": 600, "unused_examples": [" tàb", "ibreOffice"], "intermediate": 590, "dead": 602, "dead_share": 0.0803}
+    record.metrics["pieces"] |= {"glitch_count": 3, "glitch": [" fiche\u202e", "\x00\n", LONG_WORD[:60]]}
+    rounds = [{"weights": dict.fromkeys(LANGUAGES, 0.2), "gini": 0.0301}, {"weights": dict.fromkeys(LANGUAGES, 0.2) | {"eu": 0.3}, "gini": 0.0116}]
+    record.metrics["parity"] = {"rounds": rounds, "chosen": 1}
+    record.metrics["compared"] = {f"other {SCRIPT}": measured(0.4), "a tokenizer with quite a long name in a folder": measured(0.9)}
+    record.metrics["weights"] = dict.fromkeys(LANGUAGES, 0.2)
+    record.metrics["words"] = {"distinct": 91_234, "trained_on": 91_234}
+    record.metrics["gates"] = {
+        "bytes": {"passed": True, "value": 0, "limit": 0, "message": "every byte has an id, so any text can be written"},
+        "dead_pieces": {"passed": False, "value": 0.0803, "limit": 0.05, "message": f"602 of 7,500 pieces are dead {SCRIPT}"},
+        "deterministic": {"passed": None, "value": None, "limit": True, "message": "it was trained only once, so nothing is known"},
+        "round_trip": {"passed": True, "value": 0, "limit": 0, "message": "300 texts came back as they were"},
+        "cost": {"passed": True, "value": 1.06, "limit": 1.25, "message": "the same content takes 1.060 times as many tokens in gl as in es"},
+        "gate_of_tomorrow": {"passed": True, "message": "all is well"},
+    }
 
 
 def _tokenize(out: Path, record: Record) -> None:

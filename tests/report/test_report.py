@@ -12,6 +12,7 @@ from report_run import REASONS as REASONS_OF_RUN
 
 from iberlm.core.errors import ConfigError
 from iberlm.core.manifest import read_manifest
+from iberlm.core.stage import Record
 from iberlm.report import report
 from iberlm.report.config import ReportConfig
 from iberlm.report.model_sections import before_after
@@ -145,6 +146,15 @@ ODD: dict[str, Any] = {
     "repeated_paragraphs": 4,
     "clusters": "few",
     "mixed_documents": "?",
+    "gates": {"bytes": 3, "cost": {"passed": "yes", "message": 4}, "dead_pieces": {"passed": False}},
+    "parallel": {"tokens": {"es": "many", "gl": 4, "eu": 0}, "languages": 3, "gini": "even", "tokens_per_word": [1]},
+    "parity": {"rounds": [3, {"weights": "all", "gini": None}], "chosen": "first"},
+    "compared": {"other": 3, "another": {"parallel": {"tokens": {"gl": 5}}, "probes": {"digits": 3}}},
+    "pieces": {"trained": 0, "unused": 4, "glitch": "none", "unused_examples": [3, None]},
+    "probes": {"digits": 1, "code": {"bytes_per_token": "x"}},
+    "weights": [0.5],
+    "words": 3,
+    "extension": {"saving": 4},
 }
 
 
@@ -250,6 +260,38 @@ def test_reservations_that_are_not_honoured_are_said(tmp_path: Path, cards: Path
     text = Page(read(other)).text
     assert "No document was left out because its page or its site reserves its use." in text
     assert "No personal data was found and replaced" in text
+
+
+def test_tokenizer_shows_gates_costs_and_peers(whole_run: Path) -> None:
+    text = Page(read(whole_run)).text
+    assert "The tokenizer failed a gate: few pieces are dead." in text
+    assert "Every byte can be written passed Every byte has an id" in text
+    assert "Few pieces are dead failed 602 of 7,500 pieces are dead" in text
+    assert "Training repeats exactly not measured It was trained only once" in text
+    assert "Gate of tomorrow passed All is well" in text
+    assert "Pretraining refuses a tokenizer with a gate that failed or was not measured" in text
+    assert "Galician 2.020 3.400 50.0 % 1.060 20.0 %" in text
+    assert "this tokenizer 1.40 1.50 1.60 1.70 1.80 1.90 1.060 0.0116" in text
+    assert "a tokenizer with quite a long name in a folder 2.30 2.40" in text
+    assert "Measured on 30 lines that come with IberLM." in text
+    assert "are of Spanish, Catalan, Valencian, Basque and Galician." in text
+    assert "round 1, chosen 20.0 % 20.0 % 20.0 % 30.0 % 20.0 % 0.0116" in text
+    assert "With the mixture as given the Gini coefficient of the cost is 0.0301; after 1 round of the search it is 0.0116." in text
+    assert "this tokenizer 1.00 1.67 1.25 2.50 1.50" in text
+    assert "600, 590 of them parts of others" in text
+    assert "602 (8.0 %)" in text
+    assert "Hardly ever used, for example: “␣fiche”, “␀␤”" in text
+
+
+def test_tokenizer_of_an_earlier_version_is_shown_as_it_was(tmp_path: Path, cards: Path) -> None:
+    def write(out: Path, record: Record) -> None:
+        record.metrics = {"languages": {"es": {"tokens_per_word": 1.5, "bytes_per_token": 4.2, "documents": 9}}, "vocabulary_size": 8000}
+
+    report.run(ReportConfig(run_dir=str(tmp_path)), [stage("train_tokenizer", tmp_path / "train_tokenizer", write)], tmp_path / "report")
+    text = Page(read(tmp_path)).text
+    assert "Tokens a word and bytes a token Language Tokens a word Bytes a token Spanish 1.500 4.200" in text
+    for said in ("Gates", "same content", "Health of the vocabulary", "failed a gate"):
+        assert said not in text
 
 
 def test_hostile_text_is_escaped_and_control_characters_are_shown(whole_run: Path) -> None:

@@ -163,6 +163,34 @@ def language_panels(name: str, caption: str, panels: list[tuple[str, dict[str, f
     return _chart(name, caption, " ".join(said), (height, height * len(panels)), paint)
 
 
+def same_content(rows: list[tuple[str, dict[str, float]]], compared: Sequence[str]) -> Chart:
+    """Tokens of the same content: a row a tokenizer (name, tokens by tag), a mark a language, a line over those that are compared."""
+    tags = list(dict.fromkeys(tag for _, tokens in rows for tag in tokens))
+    every = [value for _, tokens in rows for value in tokens.values()]
+
+    def paint(figure: Figure, wide: bool) -> None:
+        axes = figure.add_subplot()
+        for place, (name, tokens) in enumerate(rows):
+            ends = [value for tag, value in tokens.items() if tag in compared] or [*tokens.values()]
+            axes.plot([min(ends), max(ends)], [place, place], color=COLOURS["muted"], linewidth=2, alpha=0.5)
+            for tag, value in tokens.items():
+                look: dict[str, Any] = {"color": language_colour(tag), "markersize": 9, "markeredgecolor": COLOURS["card"], "linestyle": "none"}
+                axes.plot(value, place, MARKERS.get(tag, "P"), label=language_name(tag) if place == 0 else None, **look)
+            if not wide:  # above the marks: beside them there is no room
+                axes.text(0, place - 0.3, name, transform=axes.get_yaxis_transform(), va="bottom", fontsize=10, color=COLOURS["ink"])
+        _rows(axes, [name if wide else "" for name, _ in rows])
+        axes.set_ylim(len(rows) - 0.45, -0.75)
+        margin = 0.06 * (max(every) - min(every)) or 1
+        axes.set_xlim(min(every) - margin, max(every) + margin)
+        axes.xaxis.set_major_locator(MaxNLocator(6 if wide else 4, integer=True))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.set_xlabel("tokens of the same content")
+        _legend(figure, 6 if wide else 3)
+
+    said = [f"{name}: {listed(f'{language_name(tag)} {whole(tokens[tag])}' for tag in tags if tag in tokens)}." for name, tokens in rows]
+    return _chart("cost", "What the same content costs", " ".join(said), (80 + 30 * len(rows), 110 + 46 * len(rows)), paint)
+
+
 @dataclass(frozen=True)
 class Curve:
     """A quantity over training; x in tokens or steps."""

@@ -1,4 +1,4 @@
-"""Sections on what went in: the stages, the sources, documents and tokens, the tokenizer."""
+"""Sections on what went in: the stages, the sources, documents and tokens."""
 
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,10 @@ from iberlm.core.documents import read_batches
 from iberlm.core.errors import IberlmError
 from iberlm.core.manifest import Manifest
 from iberlm.report import charts
-from iberlm.report.blocks import Cell, Column, Facts, Remark, Section, SourceCard, SourceCards, Table
+from iberlm.report.blocks import Cell, Column, Remark, Section, SourceCard, SourceCards, Table
 from iberlm.report.run_folder import STAGES, RunFolder
 from iberlm.report.wording import (
     clean,
-    decimal,
     dig,
     duration,
     energy,
@@ -190,33 +189,4 @@ def documents_and_tokens(run: RunFolder) -> Section:
             rows.append([Cell(language_name(tag), language=tag), *cells, Cell(percent(part, total), number=True, share=part / total if total else 0)])
         panels = [("Training tokens", {tag: value for tag in tags if (value := real(dig(metrics, "tokens", "train", tag))) is not None}, 0)]
         section.blocks += [charts.language_panels("tokens", "Training tokens by language", panels), Table("Documents, bytes and tokens", columns, rows)]
-    return section
-
-
-def tokenizer(run: RunFolder) -> Section:
-    """How well the tokenizer fits each language."""
-    lead = "Measured on validation text. Fewer tokens a word, and more bytes a token, mean that a language is cheaper to read and to write."
-    section = Section("tokenizer", "Tokenizer", lead)
-    manifest, metrics = run.get("train_tokenizer"), run.metrics("train_tokenizer")
-    if manifest is None:
-        section.blocks.append(Remark(run.not_run("train_tokenizer"), missing=True))
-        return section
-    settings = mapping(dig(manifest.config, "tokenizer"))
-    facts = [("Vocabulary", f"{whole(metrics.get('vocabulary_size'))} pieces")]
-    facts += [(spoken(key).capitalize(), line(settings[key])) for key in ("algorithm", "name") if settings.get(key)]
-    section.blocks.append(Facts(facts))
-    languages = mapping(metrics.get("languages"))
-    if not languages:
-        section.blocks.append(Remark("The stage measured no language.", missing=True))
-        return section
-    quantities = (("Tokens a word", "tokens_per_word", 2), ("Bytes a token", "bytes_per_token", 2))
-    tags = ordered(languages)
-    panels = []
-    for title, key, digits in quantities:
-        values = {tag: value for tag in tags if (value := real(dig(languages, tag, key))) is not None}
-        panels.append((title, values, digits))
-    section.blocks.append(charts.language_panels("tokenizer", "Fit of the tokenizer", panels))
-    columns = [Column("Language"), *(Column(title, number=True) for title, _, _ in quantities)]
-    rows = [[Cell(language_name(tag), language=tag), *(Cell(decimal(dig(languages, tag, key)), number=True) for _, key, _ in quantities)] for tag in tags]
-    section.blocks.append(Table("Tokens a word and bytes a token", columns, rows))
     return section

@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from iberlm.core.languages import LANGUAGES, NAMES, file_safe
 from iberlm.core.process import usable_cores
 from iberlm.core.stage import code_version
-from iberlm.report import curation_sections, data_sections, model_sections, rights_section, text_sections
+from iberlm.report import curation_sections, data_sections, model_sections, rights_section, text_sections, tokenizer_section
 from iberlm.report.blocks import Figure, Page
 from iberlm.report.run_folder import RunFolder
 from iberlm.report.wording import NONE, clean, duration, energy, line, listed, percent, real, short_count, size, whole
@@ -20,7 +20,7 @@ SECTIONS = (
     rights_section.rights,
     curation_sections.repeats,
     data_sections.documents_and_tokens,
-    data_sections.tokenizer,
+    tokenizer_section.tokenizer,
     model_sections.training,
     model_sections.evaluation,
     model_sections.finetuning,
@@ -83,6 +83,8 @@ def remarks(run: RunFolder) -> list[str]:
         card = data_sections.read_card(name)
         if card and "not human-reviewed" in data_sections.badges(card):
             found.append(f"“{line(card.title)}” is synthetic, not human-reviewed: results on it show that the line works, not how good a model is.")
+    if failed := tokenizer_section.failed_gates(run):
+        found.append(f"The tokenizer failed {'a gate' if len(failed) == 1 else f'{len(failed)} gates'}: {'; '.join(failed)}.")
     above = model_sections.verdicts(run)
     if above:
         found.append(f"In {listed(above)} the model is above the unigram baseline: it has not learnt to use context there.")

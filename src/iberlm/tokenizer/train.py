@@ -24,7 +24,7 @@ from iberlm.tokenizer.corpus import TRAIN, VALIDATION, split_files
 from iberlm.tokenizer.export import export_byte_level, export_sentencepiece
 from iberlm.tokenizer.extend import Extension, expected_saving, extend, tokenizer_folder
 from iberlm.tokenizer.health import usage
-from iberlm.tokenizer.load import LoadedTokenizer, load_tokenizer
+from iberlm.tokenizer.load import LoadedTokenizer, load_tokenizer, load_tokenizers
 from iberlm.tokenizer.material import Material, read_material
 from iberlm.tokenizer.measure import measure_tokenizer, read_parallel
 from iberlm.tokenizer.sentencepiece_model import train_sentencepiece
@@ -71,7 +71,7 @@ def _body(config: TrainTokenizerConfig, inputs: list[Manifest], out: Path, recor
     (curated,) = inputs
     files = _chosen(split_files(curated, TRAIN), config.languages, curated.folder)
     parallel = read_parallel(Path(config.parallel) if config.parallel else None)
-    others = [load_tokenizer(Path(place)) for place in config.compare]  # before anything costs time
+    others = load_tokenizers([Path(place) for place in config.compare])  # before anything costs time
     material = read_material(config.tokenizer, files, record, workers=config.cluster.workers)
     trained = _train(config.tokenizer, material, parallel, record)
     _export(config.tokenizer, trained.payload, out / FOLDER)
@@ -79,7 +79,9 @@ def _body(config: TrainTokenizerConfig, inputs: list[Manifest], out: Path, recor
     validation = {tag: paths for tag, paths in split_files(curated, VALIDATION).items() if tag in files}
     asked: dict[str, Any] = {"languages": list(files), "validation": validation, "max_bytes": config.measured_bytes_per_language, "parallel": parallel}
     table = material.table(trained.shares)
-    metrics: dict[str, Any] = measure_tokenizer(tokenizer, counts=usage(tokenizer, table), **asked)
+    base = load_tokenizer(Path(config.tokenizer.base)) if config.tokenizer.base else None
+    first_id = base.vocabulary_size if base else 0  # pieces of a base are not ours to judge
+    metrics: dict[str, Any] = measure_tokenizer(tokenizer, counts=usage(tokenizer, table), first_id=first_id, **asked)
     metrics |= {
         "algorithm": config.tokenizer.algorithm,
         "weights": trained.shares,
@@ -89,8 +91,8 @@ def _body(config: TrainTokenizerConfig, inputs: list[Manifest], out: Path, recor
     }
     if trained.rounds:
         metrics["parity"] = {"rounds": trained.rounds, "chosen": trained.chosen}
-    if config.tokenizer.algorithm == EXTEND:
-        metrics["extension"] = _extension(config.tokenizer, tokenizer, validation or files)
+    if base:
+        metrics["extension"] = _extension(base, tokenizer, validation or files)
     trip = gates.round_trip(tokenizer, _texts(validation or files, config.measured_bytes_per_language))
     metrics["gates"] = gates.check(metrics, round_trip=trip, deterministic=trained.deterministic, limits=config.gates)
     metrics["compared"] = {other.name: measure_tokenizer(other, counts=None, **asked) for other in others}
@@ -160,9 +162,8 @@ def _export(config: TokenizerConfig, payload: bytes, folder: Path) -> None:
         export_sentencepiece(payload, folder, model_max_length=config.model_max_length)
 
 
-def _extension(config: TokenizerConfig, tokenizer: LoadedTokenizer, files: Mapping[str, list[Path]]) -> dict[str, Any]:
+def _extension(base: LoadedTokenizer, tokenizer: LoadedTokenizer, files: Mapping[str, list[Path]]) -> dict[str, Any]:
     """What the extension saves, by language: printed, and part of the metrics."""
-    base = load_tokenizer(Path(config.base))
     saving = expected_saving(base.path, tokenizer.path, {tag: list(_texts({tag: paths}, _SAVING_BYTES)) for tag, paths in files.items()})
     say(
         f"{STAGE}: {tokenizer.vocabulary_size - base.vocabulary_size:,} pieces added; fewer tokens: "
