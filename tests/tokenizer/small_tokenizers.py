@@ -10,6 +10,7 @@ import sentencepiece
 from tokenizer_corpus import TEXTS
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from iberlm.core.tokenizer_json import from_alphabet
 from iberlm.tokenizer import ranks
 
 LINES = [line for text in TEXTS.values() for line in text.split("\n")]
@@ -72,7 +73,7 @@ def sentencepiece_model(**settings: Any) -> bytes:
 
 def ranked(tokenizer: Tokenizer) -> dict[bytes, int]:
     """The tokens of a byte-level BPE as tiktoken has them: the bytes first, then the merges in their order."""
-    tokens = [ranks.from_alphabet(token) for token, _ in sorted(tokenizer.get_vocab(with_added_tokens=False).items(), key=lambda entry: entry[1])]
+    tokens = [from_alphabet(token) for token, _ in sorted(tokenizer.get_vocab(with_added_tokens=False).items(), key=lambda entry: entry[1])]
     tokens = [token for token in tokens if token.decode("utf-8", "replace") not in SPECIAL]
     ordered = [bytes([byte]) for byte in range(256)] + [token for token in tokens if len(token) > 1]
     return {token: rank for rank, token in enumerate(ordered)}

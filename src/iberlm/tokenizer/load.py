@@ -7,9 +7,8 @@ Mistral (`ranks`). Nothing is fetched and no code of a tokenizer's folder is run
 import itertools
 import json
 import os
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,13 +18,14 @@ from sentencepiece import sentencepiece_model_pb2 as model_pb2
 from tokenizers import Tokenizer
 
 from iberlm.core.errors import ConfigError, CorruptError
+from iberlm.core.tokenizer_json import BYTE_PIECE, BYTES, from_alphabet, replacement
+from iberlm.core.tokenizer_json import steps as laid_out
 from iberlm.tokenizer import ranks
 from iberlm.tokenizer.special import SPACE
 
 TOKENIZERS, SENTENCEPIECE, TIKTOKEN = "tokenizers", "sentencepiece", "tiktoken"
 NAMES = ("tokenizer.json", "tekken*.json", "tokenizer.model", "sentencepiece.model", "*.model", "*.model.v*", "*.tiktoken")
 """Files that are looked for in a folder, the first found wins: `tokenizer.json` is what a model is trained and served with."""
-_BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 class LoadedTokenizer(Protocol):
@@ -188,7 +188,7 @@ def _check_model(file: Path, model: dict[str, Any]) -> None:
 
 
 def _hugging_face(path: Path, tokenizer: Tokenizer, value: dict[str, Any]) -> FastTokenizer:
-    steps = {key: list(_flat(value.get(key))) for key in ("normalizer", "pre_tokenizer", "decoder")}
+    steps = {key: list(laid_out(value.get(key))) for key in ("normalizer", "pre_tokenizer", "decoder")}
     added = {int(entry["id"]): entry for entry in value.get("added_tokens") or []}
     special = {index for index, entry in added.items() if entry.get("special")}
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
@@ -196,11 +196,11 @@ def _hugging_face(path: Path, tokenizer: Tokenizer, value: dict[str, Any]) -> Fa
     unknown = model.get("unk_id") if model.get("type") == "Unigram" else vocabulary.get(model.get("unk_token"))
     special |= {unknown} if unknown is not None else set()
     if any(step["type"] == "ByteLevel" for name in steps for step in steps[name]):
-        to_bytes: Callable[[str], bytes] = ranks.from_alphabet
-        byte_ids = {index for token, index in vocabulary.items() if token in ranks.BYTES and index not in added}
+        to_bytes: Callable[[str], bytes] = from_alphabet
+        byte_ids = {index for token, index in vocabulary.items() if token in BYTES and index not in added}
     else:
         to_bytes = _unescaped(steps["decoder"], byte_fallback=bool(model.get("byte_fallback")))
-        byte_ids = {index for token, index in vocabulary.items() if model.get("byte_fallback") and _BYTE_PIECE.fullmatch(token)}
+        byte_ids = {index for token, index in vocabulary.items() if model.get("byte_fallback") and BYTE_PIECE.fullmatch(token)}
     pieces = {index: token.encode() if index in added else to_bytes(token) for token, index in vocabulary.items()}
     loaded = FastTokenizer(path, TOKENIZERS, tokenizer, pieces, special, byte_ids)
     lossy = [step for step in steps["normalizer"] if not _undone(step, steps["decoder"])]
@@ -209,38 +209,17 @@ def _hugging_face(path: Path, tokenizer: Tokenizer, value: dict[str, Any]) -> Fa
     return loaded
 
 
-def _flat(step: Any) -> Iterator[dict[str, Any]]:
-    """The steps of a normaliser, pre-tokeniser or decoder, sequences within sequences laid out."""
-    if not isinstance(step, dict):
-        return
-    inner = next((step[key] for key in ("normalizers", "pretokenizers", "decoders") if isinstance(step.get(key), list)), None)
-    if step.get("type") == "Sequence" and inner is not None:
-        for entry in inner:
-            yield from _flat(entry)
-    else:
-        yield step
-
-
-def _replacement(step: dict[str, Any]) -> tuple[str, str] | None:
-    """(what, by what) of a step that replaces one spelling by another."""
-    if step["type"] == "Replace" and isinstance(step.get("pattern"), dict) and "String" in step["pattern"]:
-        return step["pattern"]["String"], step["content"]
-    if step["type"] == "Metaspace":
-        return step.get("replacement", SPACE), " "
-    return None
-
-
 def _undone(step: dict[str, Any], decoder: list[dict[str, Any]]) -> bool:
     """Whether a step of the normaliser only spells the text for the model, and the decoder takes it back."""
     if step["type"] in ("Prepend", "ByteLevel"):
         return True
-    found = _replacement(step)
-    return found is not None and any(_replacement(back) == (found[1], found[0]) for back in decoder)
+    found = replacement(step)
+    return found is not None and any(replacement(back) == (found[1], found[0]) for back in decoder)
 
 
 def _is_own_mark(step: dict[str, Any]) -> bool:
     """Whether a decoder reads a noncharacter (set aside by Unicode for internal use, so that no text should have it) as something else."""
-    found = _replacement(step)
+    found = replacement(step)
     return step["type"] == "Replace" and found is not None and len(found[0]) == 1 and "\ufdd0" <= found[0] <= "\ufdef"
 
 
@@ -253,10 +232,10 @@ def _normaliser(steps: list[dict[str, Any]]) -> Callable[[str], str]:
 
 def _unescaped(decoder: list[dict[str, Any]], *, byte_fallback: bool) -> Callable[[str], bytes]:
     """From a piece as the vocabulary spells it to the bytes of the text that it stands for."""
-    replacements = [found for step in decoder if (found := _replacement(step)) is not None]
+    replacements = [found for step in decoder if (found := replacement(step)) is not None]
 
     def to_bytes(token: str) -> bytes:
-        if byte_fallback and (found := _BYTE_PIECE.fullmatch(token)):
+        if byte_fallback and (found := BYTE_PIECE.fullmatch(token)):
             return bytes([int(found[1], 16)])
         for old, new in replacements:
             token = token.replace(old, new)

@@ -14,6 +14,7 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from iberlm.core.errors import ConfigError, CorruptError
+from iberlm.core.tokenizer_json import to_alphabet
 
 _ENGLISH = "'s|'t|'re|'ve|'m|'ll|'d"
 _R50K = rf"{_ENGLISH}| ?\p{{L}}+| ?\p{{N}}+| ?[^\s\p{{L}}\p{{N}}]+|\s+(?!\S)|\s+"
@@ -35,31 +36,6 @@ PATTERNS = {
 """How text is cut before it is merged, by a word in the file's name: a `.tiktoken` file does not say. As published with each vocabulary."""
 NFC = ("qwen",)
 """Vocabularies whose published code brings text into NFC first."""
-
-
-def _alphabet() -> dict[int, str]:
-    """The printable character of each byte in vocabularies of the byte-level kind (Radford et al. 2019, GPT-2)."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + index) for index, byte in enumerate(others)}
-
-
-CHARACTERS = _alphabet()
-BYTES = {character: byte for byte, character in CHARACTERS.items()}
-_TO_ALPHABET = {byte: ord(character) for byte, character in CHARACTERS.items()}
-
-
-def to_alphabet(token: bytes) -> str:
-    """The spelling of bytes in a byte-level vocabulary."""
-    return token.decode("latin-1").translate(_TO_ALPHABET)
-
-
-def from_alphabet(token: str) -> bytes:
-    """Inverse of `to_alphabet`; a token with other characters stands for its own spelling, and no text reaches it."""
-    try:
-        return bytes(BYTES[character] for character in token)
-    except KeyError:
-        return token.encode()
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from iberlm.tokenizer.byte_level import train_byte_level
 from iberlm.tokenizer.config import BYTE_BPE, EXTEND, TokenizerConfig, TrainTokenizerConfig
 from iberlm.tokenizer.corpus import TRAIN, VALIDATION, split_files
 from iberlm.tokenizer.export import export_byte_level, export_sentencepiece
-from iberlm.tokenizer.extend import Extension, expected_saving, extend, tokenizer_folder
+from iberlm.tokenizer.extend import expected_saving, extend, write_extended
 from iberlm.tokenizer.health import usage
 from iberlm.tokenizer.load import LoadedTokenizer, load_tokenizer, load_tokenizers
 from iberlm.tokenizer.material import Material, read_material
@@ -157,7 +157,7 @@ def _export(config: TokenizerConfig, payload: bytes, folder: Path) -> None:
     if config.algorithm == BYTE_BPE:
         export_byte_level(payload.decode(), folder, reserved_tokens=config.reserved_tokens, model_max_length=config.model_max_length)
     elif config.algorithm == EXTEND:
-        Extension(tokenizer_folder(Path(config.base)), 0, payload.decode(), [], [], 0).write(folder)
+        write_extended(Path(config.base), payload.decode(), folder)
     else:
         export_sentencepiece(payload, folder, model_max_length=config.model_max_length)
 
