@@ -184,6 +184,14 @@ def test_a_model_folder_takes_the_place_of_the_base(model: Path, rows: Path, tmp
     assert again.inputs == []
 
 
+@pytest.mark.parametrize("chat_tokens", [True, False])
+def test_the_sentencepiece_model_stays_beside_an_unchanged_vocabulary(chat_tokens: bool, rows: Path, tmp_path: Path) -> None:
+    base = build_model(tmp_path / "base", chat=chat_tokens)
+    (base / "tokenizer.model").write_bytes(b"a model")
+    run(config_of(base, rows, max_steps=1), [], tmp_path / "out")
+    assert (tmp_path / "out/model/tokenizer.model").exists() == chat_tokens
+
+
 def test_bf16_trains_and_the_saved_type_is_the_one_asked_for(model: Path, rows: Path, tmp_path: Path) -> None:
     run(config_of(model, rows, max_steps=2, precision="bf16", saved_precision="bf16"), [], tmp_path / "out")
     assert {tensor.dtype for tensor in load_file(tmp_path / "out" / "model" / "model.safetensors").values()} == {torch.bfloat16}

@@ -41,6 +41,7 @@ from iberlm.finetune.config import ALL_LINEAR, FinetuneConfig, accumulation_step
 from iberlm.finetune.prepare import TOKENIZER, TRAIN, VALIDATION
 
 PLAN, RESULT = "plan.json", "result.json"
+SENTENCEPIECE = "tokenizer.model"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _CHECKED_EXAMPLES = 16
 
@@ -318,6 +319,8 @@ def save(plan: Plan, model: Any, tokenizer: Any, base_dtype: torch.dtype) -> Any
     shutil.rmtree(out / "model", ignore_errors=True)
     model.save_pretrained(out / "model", safe_serialization=True)
     tokenizer.save_pretrained(out / "model")
+    if not plan.chat.added and (plan.base / SENTENCEPIECE).is_file():  # still the same vocabulary, and converters of other programs read this file
+        shutil.copyfile(plan.base / SENTENCEPIECE, out / "model" / SENTENCEPIECE)
     return model
 
 
