@@ -321,6 +321,24 @@ def test_a_vocabulary_larger_than_the_data_allow_is_refused_with_the_largest_pos
     done(work, *TRAIN_TOKENIZER, f"tokenizer.vocabulary_size={most}")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["tokenizer.mixture.kind=weights"], "tokenizer.mixture: kind=weights with 0 weights"),
+        (["tokenizer.algorithm=extend"], "tokenizer.base: '' with algorithm=extend"),
+        (["tokenizer.algorithm=extend", "tokenizer.base=nothing"], "no tokenizer.json in nothing"),
+        (["parallel=nothing"], "nothing: there is no such folder"),
+        (["compare=[nothing]"], "nothing: there is no such folder or file"),
+        (["tokenizer.parity.rounds=2"], "no two of es can be compared"),
+    ],
+)
+def test_tokenizer_settings_that_cannot_be_followed_are_refused(work: Path, arguments: list[str], told: str) -> None:
+    completed = run(work, *TRAIN_TOKENIZER, *arguments)
+    assert completed.returncode in (2, 4), completed.stderr
+    assert told in completed.stderr
+    assert "Traceback" not in completed.stderr
+
+
 def test_a_documents_file_cut_short_is_named(work: Path) -> None:
     cut(work / "run/curate/documents/train.es.00000.parquet")
     for arguments, out in ((TRAIN_TOKENIZER, "other_tokenizer"), (TOKENIZE, "other_tokens")):
@@ -354,7 +372,8 @@ def test_a_token_store_cut_short_is_refused_and_made_again(work: Path, name: str
 def test_an_index_that_disagrees_with_its_tokens_is_refused_and_made_again(work: Path) -> None:
     stem = work / "run/tokenize/train/es-00000"
     overwrite(stem.with_suffix(".idx"), 40, b"\xff\xff")
-    message = refused(work, 5, *SHORT)
+    assert "es-00000.idx: its checksum is not the one in manifest.json; delete its folder" in refused(work, 5, *SHORT)
+    message = refused(work, 5, *SHORT, "verify_store=sizes")
     assert "es-00000.bin" in message
     assert "delete its folder and tokenize again" in message
     assert not complete(work, "pretrain")
@@ -364,9 +383,37 @@ def test_an_index_that_disagrees_with_its_tokens_is_refused_and_made_again(work:
 
 
 @pytest.mark.parametrize(("split", "damaged_bytes"), [("train", 40_000), ("validation", 200)])
-def test_tokens_outside_the_vocabulary_are_refused(work: Path, split: str, damaged_bytes: int) -> None:
-    overwrite(work / f"run/tokenize/{split}/es-00000.bin", 0, b"\xff" * damaged_bytes)
-    assert "id 65535 in a vocabulary of 700" in refused(work, 5, *SHORT)
+def test_damaged_tokens_are_refused(work: Path, split: str, damaged_bytes: int) -> None:
+    path = work / f"run/tokenize/{split}/es-00000.bin"
+    overwrite(path, 8, b"\xff" * damaged_bytes)
+    assert f"{split}/es-00000.bin: its checksum is not the one in manifest.json; delete its folder and run the 'tokenize' stage again" in refused(
+        work, 5, *SHORT
+    )
+    assert "id 65535 in a vocabulary of 700" in refused(work, 5, *SHORT, "verify_store=sizes")
+    overwrite(path, 0, b"\x09\x00")
+    assert "id 9 stands where the bos id 1 belongs; tokenize again" in refused(work, 5, *SHORT, "verify_store=sizes")
+    assert not complete(work, "pretrain")
+
+
+def test_a_tokenizer_changed_after_tokenizing_is_refused(work: Path) -> None:
+    path = work / "run/train_tokenizer/tokenizer/tokenizer.json"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace('"NFC"', '"NFD"'), encoding="utf-8")
+    assert path.stat().st_size == len(text.encode())  # no size tells it
+    assert "tokenizer.json: missing, or changed after it was made: its checksum is not the one in manifest.json" in refused(work, 5, *SHORT)
+    assert not complete(work, "pretrain")
+
+
+def test_a_tokenizer_that_failed_a_gate_is_refused_unless_the_gate_is_waived(work: Path) -> None:
+    done(work, *TRAIN_TOKENIZER, "tokenizer.check_determinism=false", "tokenizer.vocabulary_size=3000", "gates.max_dead_share=0")
+    done(work, *TOKENIZE)
+    message = refused(work, 4, *SHORT)
+    assert "gate dead_pieces failed: " in message
+    assert "gate deterministic was not measured: " in message
+    assert "waived_gates=[dead_pieces, deterministic]" in message
+    assert "waived_gates: the tokenizer has no gate 'dead'" in refused(work, 2, *SHORT, "waived_gates=[dead]")
+    said = done(work, *SHORT, "waived_gates=[dead_pieces,deterministic]")
+    assert "pretrain: gate dead_pieces waived: " in said
 
 
 @pytest.mark.parametrize("change", ["tokenizer.vocabulary_size=650", "tokenizer.algorithm=unigram"])

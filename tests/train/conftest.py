@@ -15,7 +15,7 @@ from iberlm.core.config import ClusterConfig, StageConfig
 from iberlm.core.languages import file_safe
 from iberlm.core.manifest import Manifest
 from iberlm.core.stage import Record, run_stage
-from iberlm.core.token_store import write_shard
+from iberlm.core.token_store import tokenizer_hash, write_shard
 from iberlm.train.config import CheckpointConfig, MixtureConfig, ModelConfig, OptimizerConfig, PretrainConfig, ScheduleConfig, StrategyConfig
 
 VOCABULARY = 300
@@ -45,7 +45,10 @@ def make_tokenizer(folder: Path) -> Manifest:
         tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
         PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>").save_pretrained(out / "tokenizer")
         record.output_tree(out / "tokenizer")
-        record.metrics = {"vocabulary_size": VOCABULARY}
+        # the gates of a tokenizer with all bytes, whose few pieces are used and whose languages nobody compared
+        gates = {name: {"passed": True, "value": 0, "limit": 0, "message": "fine"} for name in ("bytes", "dead_pieces", "deterministic", "round_trip")}
+        gates["cost"] = {"passed": None, "value": None, "limit": 1.25, "message": "there is no parallel text, so its cost is not known"}
+        record.metrics = {"vocabulary_size": VOCABULARY, "gates": gates}
 
     return run_stage("train_tokenizer", 1, body, Nothing(), [], folder)
 
@@ -56,6 +59,7 @@ def make_store(folder: Path, tokenizer: Manifest, documents: dict[str, int]) -> 
     def body(config: Any, inputs: list[Manifest], out: Path, record: Record) -> None:
         encode = PreTrainedTokenizerFast.from_pretrained(str(tokenizer.folder / "tokenizer")).encode
         metrics: dict[str, Any] = {"tokens": {}, "bytes": {}, "documents": {}, "dtype": "uint16", "vocabulary_size": VOCABULARY}
+        metrics |= {"boundary": {"bos": 0, "eos": 1}, "tokenizer": tokenizer_hash(tokenizer.folder / "tokenizer")}
         for split, shrink in (("train", 1), ("validation", 4)):
             for key in ("tokens", "bytes", "documents"):
                 metrics[key][split] = {}
@@ -130,6 +134,7 @@ def tiny(**settings: Any) -> PretrainConfig:
         "seed": 3,
         "log_every_steps": 1,
         "max_new_tokens": 4,
+        "waived_gates": ["cost"],
         "prompts": {"es": "La casa", "ca_valencia": "La casa"},
     }
     return PretrainConfig(**(defaults | settings))

@@ -95,7 +95,7 @@ def test_a_store_whose_files_disagree_is_corrupt(inputs: list[Manifest], own_sto
     data[34] ^= 1  # the length of the first document: sizes stay, contents disagree
     index.write_bytes(data)
     with pytest.raises(CorruptError, match=r"es-00000\.bin: \d+ bytes where es-00000.idx says"):
-        pretrain.run(tiny(), [store, inputs[1]], tmp_path / "run")
+        pretrain.run(tiny(verify_store="sizes"), [store, inputs[1]], tmp_path / "run")
 
 
 def test_a_store_cut_short_is_corrupt(inputs: list[Manifest], own_store: Callable[[dict[str, int]], Manifest], tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from iberlm.core.errors import CorruptError
-from iberlm.core.files import publish
+from iberlm.core.files import publish, sha256_file, sha256_json
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
@@ -30,26 +30,55 @@ def dtype_for(vocabulary_size: int) -> type[np.uint16] | type[np.int32]:
     return np.uint16 if vocabulary_size < UINT16_VOCABULARY else np.int32
 
 
-def write_shard(stem: Path, documents: Iterable[npt.NDArray[np.integer]], dtype: type[np.number]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
-    """Publish `stem.bin` and then `stem.idx` from one array of ids a document.
+def tokenizer_hash(folder: Path) -> str:
+    """SHA-256 of what decides the ids of a tokenizer folder: what a store remembers of the tokenizer it was made with.
 
-    Returns each document's first token (offset in tokens, int64[n]) and its length (int32[n]).
+    Raises `CorruptError` when there is no tokenizer.json.
+    """
+    if not (folder / "tokenizer.json").is_file():
+        raise CorruptError(f"{folder}: has no tokenizer.json; train the tokenizer again")
+    names = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+    return sha256_json({name: sha256_file(folder / name) for name in names if (folder / name).is_file()})
+
+
+Block = tuple[npt.NDArray[np.integer], npt.NDArray[np.integer]]
+"""Ids of some documents one after the other, and the number of ids of each."""
+
+
+def write_shard(stem: Path, documents: Iterable[npt.NDArray[np.integer]], dtype: type[np.number]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+    """Like `write_blocks`, from one array of ids a document."""
+    return write_blocks(stem, ((ids, np.array([len(ids)])) for ids in documents), dtype)
+
+
+def write_blocks(stem: Path, blocks: Iterable[Block], dtype: type[np.number]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+    """Publish `stem.bin` and then `stem.idx` from blocks of documents; only one block is held in memory.
+
+    Returns each document's first token (offset in tokens, int64[n]) and its length (int32[n]). Raises `OverflowError` for an id that `dtype` does not hold.
     """
     code = next(code for code, known in DTYPE_CODES.items() if known is dtype)
-    lengths: list[int] = []
+    counts: list[npt.NDArray[np.int32]] = [np.empty(0, np.int32)]
     with publish(stem.with_name(stem.name + ".bin")) as temporary, temporary.open("wb") as stream:
-        for ids in documents:
-            stream.write(np.ascontiguousarray(ids, dtype=dtype).tobytes())
-            lengths.append(len(ids))
-    length_array = np.asarray(lengths, dtype=np.int32)
+        for ids, block_lengths in blocks:
+            stream.write(_held(ids, dtype).data)  # not tofile, whose errors do not tell a full disk
+            counts.append(np.asarray(block_lengths, np.int32))
+    lengths = np.concatenate(counts)
     offsets = np.zeros(len(lengths), dtype=np.int64)
-    np.cumsum(length_array[:-1], out=offsets[1:])
+    np.cumsum(lengths[:-1], out=offsets[1:])
     with publish(stem.with_name(stem.name + ".idx")) as temporary, temporary.open("wb") as stream:
         stream.write(_HEADER.pack(MAGIC, VERSION, code, len(lengths), len(lengths) + 1))
-        stream.write(length_array.tobytes())
+        stream.write(lengths.tobytes())
         stream.write((offsets * np.dtype(dtype).itemsize).astype(np.int64).tobytes())
         stream.write(np.arange(len(lengths) + 1, dtype=np.int64).tobytes())
-    return offsets, length_array
+    return offsets, lengths
+
+
+def _held(ids: npt.NDArray[np.integer], dtype: type[np.number]) -> npt.NDArray[np.number]:
+    """The ids as `dtype`, one after the other in memory; they never wrap around."""
+    if len(ids) and not np.can_cast(ids.dtype, dtype):
+        low, high, limits = int(ids.min()), int(ids.max()), np.iinfo(dtype)  # type: ignore[type-var]
+        if low < limits.min or high > limits.max:
+            raise OverflowError(f"id {low if low < limits.min else high} does not fit {np.dtype(dtype).name}")
+    return np.ascontiguousarray(ids, dtype=dtype)
 
 
 @dataclass(frozen=True)
@@ -102,5 +131,6 @@ def open_shard(stem: Path) -> TokenShard:
     expected_pointers = (np.cumsum(lengths, dtype=np.int64) - lengths) * dtype.itemsize
     if not np.array_equal(pointers, expected_pointers):
         raise CorruptError(f"{index_path}: its offsets do not follow from its lengths; delete its folder and tokenize again")
-    tokens = np.memmap(data_path, dtype=dtype, mode="r", shape=(total,)) if total else np.empty(0, dtype)
+    # a view of the base class: slices of np.memmap itself cost ten times as much
+    tokens = np.memmap(data_path, dtype=dtype, mode="r", shape=(total,)).view(np.ndarray) if total else np.empty(0, dtype)
     return TokenShard(stem, tokens, lengths, pointers // dtype.itemsize)

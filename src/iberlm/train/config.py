@@ -11,6 +11,7 @@ STRATEGIES = ("single", "ddp", "fsdp2", "zero2")
 MIXTURES = ("weights", "temperature", "uniform")
 SCHEDULES = ("wsd", "cosine", "linear")
 PRECISIONS = ("fp32", "bf16")
+CHECKSUMS, SIZES = "checksums", "sizes"
 TRACKERS = ("tensorboard", "trackio", "mlflow", "wandb", "none")
 
 
@@ -150,6 +151,10 @@ class PretrainConfig(StageConfig):
     """Folder of the tokenize stage; empty means `run_dir/tokenize`."""
     tokenizer_folder: str = place("")
     """Folder of the train-tokenizer stage; empty means `run_dir/train_tokenizer`."""
+    waived_gates: list[str] = place(default_factory=list)
+    """Gates that the tokenizer may have failed, by name: without this such a tokenizer is refused."""
+    verify_store: str = place(CHECKSUMS)
+    """checksums: read every file of the token store once, before the first run on it, and compare; sizes: trust what lies on the disk."""
     model: ModelConfig = field(default_factory=ModelConfig)
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -201,6 +206,7 @@ class PretrainConfig(StageConfig):
         one_of("precision", self.precision, PRECISIONS)
         one_of("saved_precision", self.saved_precision, PRECISIONS)
         one_of("tracker", self.tracker, TRACKERS)
+        one_of("verify_store", self.verify_store, (CHECKSUMS, SIZES))
         self.prompts = {_tag("prompts", name): prompt for name, prompt in self.prompts.items()}
         if self.sequence_length > self.model.max_position_embeddings:
             raise ConfigError(f"sequence_length: {self.sequence_length} is above model.max_position_embeddings ({self.model.max_position_embeddings})")

@@ -1,5 +1,6 @@
 """Token stores as training samples: which tokens a sample number stands for, and the windows of the validation split."""
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,38 +22,69 @@ IGNORED = -100
 
 
 class Concatenation:
-    """The tokens of several shards as one sequence, memory-mapped. `name` is what an error calls it."""
+    """The tokens of several shards as one sequence, memory-mapped. `name` is what an error calls it.
+
+    The system is left to read ahead as it does (no madvise): a window is two or three pages, of which MADV_RANDOM would ask a
+    parallel file system one by one; the neighbours that come along are windows of later samples; and Linux stops reading
+    ahead of a map by itself when that misses too often.
+    """
 
     def __init__(self, name: str, shards: Sequence[npt.NDArray[np.integer]], vocabulary_size: int) -> None:
         self._name, self._vocabulary_size = name, vocabulary_size
         self._shards = list(shards)
-        self._starts = np.concatenate([[0], np.cumsum([len(shard) for shard in shards])]).astype(np.int64)
+        self._starts: list[int] = [0, *np.cumsum([len(shard) for shard in shards], dtype=np.int64).tolist()]
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return self._starts[-1]
 
     def read(self, start: int, stop: int) -> npt.NDArray[np.int64]:
         """Tokens `start` to `stop` (not included), int64[stop - start]; `CorruptError` for an id outside the vocabulary."""
         out = np.empty(stop - start, dtype=np.int64)
-        shard, done = int(np.searchsorted(self._starts, start, side="right")) - 1, 0
-        while done < len(out):
-            first = start + done - int(self._starts[shard])
-            piece = self._shards[shard][first : first + len(out) - done]
+        if len(out):
+            self.fill(out, start)
+            self.check(out)
+        return out
+
+    def fill(self, out: npt.NDArray[np.int64], start: int) -> None:
+        """Copy the tokens from `start` on into `out`, int64[n], n > 0, as they are: `check` them."""
+        shard, length = bisect_right(self._starts, start) - 1, len(out)
+        first = start - self._starts[shard]
+        piece = self._shards[shard][first : first + length]
+        if len(piece) == length:  # nearly always, and this function is called a hundred thousand times a second
+            out[:] = piece
+            return
+        done = 0
+        while done < length:
             out[done : done + len(piece)] = piece
             done, shard = done + len(piece), shard + 1
-        if len(out) and not 0 <= out.min() <= out.max() < self._vocabulary_size:
+            piece = self._shards[shard][: length - done] if done < length else piece
+
+    def check(self, tokens: npt.NDArray[np.int64]) -> None:
+        """Raise `CorruptError` for an id outside the vocabulary."""
+        # as unsigned numbers, negative ids are the largest ones
+        if tokens.size and int(tokens.view(np.uint64).max()) >= self._vocabulary_size:
+            wrong = tokens[(tokens < 0) | (tokens >= self._vocabulary_size)][0]
             raise CorruptError(
-                f"{self._name}: id {out.max()} in a vocabulary of {self._vocabulary_size}; its ids are damaged: delete the folder of tokenize and run it again"
+                f"{self._name}: id {wrong} in a vocabulary of {self._vocabulary_size}; its ids are damaged: delete the folder of tokenize and run it again"
             )
-        return out
 
 
 def open_split(manifest: Manifest, split: str, vocabulary_size: int) -> dict[str, Concatenation]:
-    """The tokens of each language of a split. Raises `CorruptError` for shards that disagree with their index or the manifest."""
+    """The tokens of each language of a split.
+
+    Raises `CorruptError` for shards that disagree with their index or the manifest, or do not begin and end with BOS and EOS.
+    """
     shards: dict[str, list[npt.NDArray[np.integer]]] = {}
+    boundary = manifest.metrics.get("boundary")
+    if not boundary:
+        raise CorruptError(f"{manifest.folder}: its manifest does not say with which ids documents begin and end; tokenize again")
     for path in manifest.paths(f"{split}/", ".bin"):
         tag = from_file_safe(path.stem.rsplit("-", 1)[0])
-        shards.setdefault(tag, []).append(open_shard(path.with_suffix("")).tokens)
+        tokens = open_shard(path.with_suffix("")).tokens
+        for place, name in ((0, "bos"), (-1, "eos")):
+            if len(tokens) and tokens[place] != boundary[name]:
+                raise CorruptError(f"{path}: id {tokens[place]} stands where the {name} id {boundary[name]} belongs; tokenize again")
+        shards.setdefault(tag, []).append(tokens)
     stores = {tag: Concatenation(f"{manifest.folder}/{split}/{file_safe(tag)}-*.bin", parts, vocabulary_size) for tag, parts in sorted(shards.items())}
     stated: dict[str, int] = manifest.metrics["tokens"].get(split, {})
     for tag in sorted(set(stores) | set(stated)):
@@ -69,13 +101,19 @@ class TrainingData:
     order: Order
     stores: list[Concatenation]
     sequence_length: int
+    vocabulary_size: int
     shares: dict[str, float]
 
     def samples(self, numbers: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        """Tokens of the samples with these numbers, int64[n, sequence_length + 1]."""
+        """Tokens of the samples with these numbers, int64[n, sequence_length + 1]; `CorruptError` for an id outside the vocabulary."""
         picks, length = self.order.picks(numbers), self.sequence_length
-        rows = [self.stores[source].read(window * length, (window + 1) * length + 1) for source, window in zip(picks.source, picks.window, strict=True)]
-        return np.stack(rows)
+        out = np.empty((len(picks.source), length + 1), dtype=np.int64)
+        for row, source, start in zip(out, picks.source.tolist(), (picks.window * length).tolist(), strict=True):
+            self.stores[source].fill(row, start)
+        if out.size and int(out.view(np.uint64).max()) >= self.vocabulary_size:
+            for row, source in zip(out, picks.source.tolist(), strict=True):
+                self.stores[source].check(row)
+        return out
 
 
 def open_training(config: PretrainConfig, manifest: Manifest, vocabulary_size: int) -> TrainingData:
@@ -83,7 +121,7 @@ def open_training(config: PretrainConfig, manifest: Manifest, vocabulary_size: i
     stores = open_split(manifest, TRAIN, vocabulary_size)
     chosen = shares(config.mixture, {tag: len(store) for tag, store in stores.items()}, config.sequence_length)
     sources = [Source(tag, share, window_count(len(stores[tag]), config.sequence_length)) for tag, share in chosen.items()]
-    return TrainingData(Order(sources, config.seed), [stores[tag] for tag in chosen], config.sequence_length, chosen)
+    return TrainingData(Order(sources, config.seed), [stores[tag] for tag in chosen], config.sequence_length, vocabulary_size, chosen)
 
 
 def rank_numbers(step: int, micro: int, rank: int, world: int, micro_batch_size: int, global_batch_samples: int) -> npt.NDArray[np.int64]:

@@ -102,29 +102,31 @@ class Order:
         """Sources and windows of the samples with these numbers, any shape flattened to [n]."""
         numbers = np.asarray(numbers, dtype=np.int64).ravel()
         cycles, slots = np.divmod(numbers, SLOTS)
-        source, nth = np.empty_like(numbers), np.empty_like(numbers)
+        if len(numbers) and cycles[0] == cycles[-1] and cycles.min() == cycles.max():  # a batch is nearly always inside a cycle
+            return self._taken(int(cycles[0]), slots)
+        found = Picks(*(np.empty_like(numbers) for _ in range(3)))
         for cycle in np.unique(cycles):
             here = cycles == cycle
-            source_of_slot, rank_of_slot = self._cycle(int(cycle))
-            source[here] = source_of_slot[slots[here]]
-            nth[here] = cycle * self._counts[source[here]] + rank_of_slot[slots[here]]
-        epoch, window = np.empty_like(numbers), np.empty_like(numbers)
-        for position in np.unique(source):
-            here = source == position
-            windows = self.sources[position].windows
-            epoch[here] = nth[here] // windows
-            window[here] = permute(nth[here] % windows, windows, epoch[here], self._keys[position])
-        return Picks(source, epoch, window)
+            part = self._taken(int(cycle), slots[here])
+            found.source[here], found.epoch[here], found.window[here] = part.source, part.epoch, part.window
+        return found
 
-    def _cycle_uncached(self, cycle: int) -> tuple[I64, I64]:
-        """Source of each slot of a cycle, and which of the source's slots it is (from 0), int64[SLOTS] each."""
+    def _taken(self, cycle: int, slots: I64) -> Picks:
+        whole = self._cycle(cycle)
+        return Picks(whole.source[slots], whole.epoch[slots], whole.window[slots])
+
+    def _cycle_uncached(self, cycle: int) -> Picks:
+        """The picks of all slots of a cycle: a thousandth of a second, and a training run asks for the slots one batch after the other."""
         key = _hash64(f"{self.seed}/cycle/{cycle}")
         order = np.argsort(_mix(np.arange(SLOTS, dtype=np.uint64) + np.uint64(key)), kind="stable")
         source = np.repeat(np.arange(len(self.sources)), self._counts)[order]
-        nth = np.empty(SLOTS, dtype=np.int64)
+        epoch, window = np.empty(SLOTS, dtype=np.int64), np.empty(SLOTS, dtype=np.int64)
         for position, count in enumerate(self._counts):
-            nth[source == position] = np.arange(count)
-        return source, nth
+            here, windows = source == position, self.sources[position].windows
+            nth = cycle * count + np.arange(count)  # of the source's picks, from 0
+            epoch[here] = nth // windows
+            window[here] = permute(nth % windows, windows, nth // windows, self._keys[position])
+        return Picks(source, epoch, window)
 
 
 def permute(index: I64, size: int, epoch: I64, key: int) -> I64:

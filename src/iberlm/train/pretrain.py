@@ -7,11 +7,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from iberlm.core.errors import CorruptError
 from iberlm.core.manifest import Manifest
 from iberlm.core.ranks import run_ranks
 from iberlm.core.stage import Record, run_stage
-from iberlm.train.config import PretrainConfig, accumulation_steps, check_world
+from iberlm.train.config import CHECKSUMS, PretrainConfig, accumulation_steps, check_world
+from iberlm.train.inputs import check_gates, check_tokenizer, verify_store
 
 VERSION = 1
 
@@ -24,12 +24,11 @@ def run(config: PretrainConfig, inputs: list[Manifest], out: Path, *, launcher: 
 
     Only this process keeps the stage's books. With one rank it trains here; with `cluster.processes` > 1 the launcher
     starts the ranks, which find their settings frozen in `out`. An interrupted run goes on from its newest checkpoint.
+    Refused before anything starts: a tokenizer that was changed, that the store was not made with, or that failed a gate
+    which is not waived, and a store whose files are not those of its manifest (see `inputs`).
     """
-
-    tokens, tokenizer = inputs
-    made_with = [entry["content"] for entry in tokens.inputs if entry["stage"] == tokenizer.stage]
-    if made_with not in ([], [tokenizer.content_hash]):
-        raise CorruptError(f"{tokens.folder}: its tokens were made with another tokenizer than {tokenizer.folder}; tokenize again with this one")
+    check_tokenizer(*inputs)
+    check_gates(inputs[1], config.waived_gates)
 
     def body(config: PretrainConfig, inputs: list[Manifest], out: Path, record: Record) -> None:
         from iberlm.train import export, loop, worker
@@ -38,6 +37,8 @@ def run(config: PretrainConfig, inputs: list[Manifest], out: Path, *, launcher: 
         # what does not fit is told before anything starts
         check_world(config.strategy.name, config.cluster.processes)
         accumulation_steps(config, config.cluster.processes)
+        if config.verify_store == CHECKSUMS:
+            verify_store(inputs[0], out)
         if config.cluster.processes == 1:
             worker.train_rank(config, tokens, tokenizer, out)
         else:
