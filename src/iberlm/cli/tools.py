@@ -164,9 +164,9 @@ def train_langid(
 
 @app.command("measure-tokenizer")
 def measure_tokenizer(
-    tokenizers: Annotated[list[Path], typer.Argument(metavar="TOKENIZER...", help="Folders or files: tokenizer.json, tokenizer.model, *.tiktoken, tekken.json.")],
+    tokenizers: Annotated[list[Path], typer.Argument(metavar="TOKENIZER...", help="Folders, or files: tokenizer.json, *.model, *.tiktoken, tekken.json.")],
     documents: Annotated[Path | None, typer.Option(help="Folder of a curate stage, whose validation documents are measured.")] = None,
-    parallel: Annotated[Path | None, typer.Option(help="Folder with LANG.txt files whose lines say the same; the one that comes with IberLM when none is given.")] = None,
+    parallel: Annotated[Path | None, typer.Option(help="Folder of LANG.txt files, line by line the same; empty: the one that comes with IberLM.")] = None,
     text: Annotated[list[str] | None, typer.Option(metavar="LANG=FILE", help="A text file to measure (again for each).")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for measure.json and measure.html.")] = None,
 ) -> None:

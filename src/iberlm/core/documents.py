@@ -71,7 +71,12 @@ def read_batches(path: Path, columns: list[str] | None = None, batch_rows: int =
     """
     try:
         with pq.ParquetFile(path) as parquet:
-            for group in range(parquet.metadata.num_row_groups):
-                yield from parquet.iter_batches(batch_size=batch_rows, columns=columns, row_groups=[group])
+            yield from record_batches(parquet, batch_rows, columns)
     except (pa.ArrowInvalid, OSError) as error:
         raise CorruptError(f"{path}: not a whole Parquet file ({error}); run the stage that makes it again") from error
+
+
+def record_batches(parquet: pq.ParquetFile, batch_rows: int, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """Stream an open Parquet file one row group after the other: asked for several at once, Arrow keeps the bytes of all that it has read."""
+    for group in range(parquet.num_row_groups):
+        yield from parquet.iter_batches(batch_size=batch_rows, columns=columns, row_groups=[group])

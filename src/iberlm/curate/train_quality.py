@@ -19,6 +19,7 @@ import xxhash
 
 from iberlm import __version__
 from iberlm.core.config import at_least, between
+from iberlm.core.documents import record_batches
 from iberlm.core.errors import ConfigError, DataError
 from iberlm.core.files import sha256_file, write_json, write_text
 from iberlm.curate.contamination.word_sequences import normal
@@ -195,7 +196,7 @@ def _parquet_texts(path: Path, text_field: str) -> Iterator[tuple[str, str]]:
         names = parquet.schema_arrow.names
         if text_field not in names:
             raise DataError(f"{path}: no column '{text_field}' among {', '.join(names)[:200]}")
-        for batch in parquet.iter_batches(batch_size=1024, columns=[name for name in (text_field, "language") if name in names]):
+        for batch in record_batches(parquet, 1024, [name for name in (text_field, "language") if name in names]):
             for row in batch.to_pylist():
                 yield _fields(row, text_field, str(path))
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from iberlm.cards.licences import problem_of
+from iberlm.core.documents import record_batches
 from iberlm.extract.config import ExtractConfig
 from iberlm.extract.records import FileError, Reading, Reject, Text, field, language_claim, text_or_reject
 from iberlm.extract.streams import blocks, foreign_kind, lines
@@ -129,7 +130,7 @@ def _rows(parquet: Any, packed_bytes: int, text_field: str, id_field: str, confi
         raise FileError("no_text_column", f"no column '{text_field}' among {', '.join(names)[:200]}")
     wanted = [name for name in dict.fromkeys((text_field, id_field, *_FIELDS)) if name in names]
     position = 0
-    for batch in parquet.iter_batches(batch_size=_BATCH_ROWS, columns=wanted):
+    for batch in record_batches(parquet, _BATCH_ROWS, wanted):
         columns = {name: _values(batch.column(name)) for name in wanted}
         for row in zip(*columns.values(), strict=True):
             yield _of_row(dict(zip(columns, row, strict=True)), position, text_field, id_field)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import iberlm
+from iberlm.core.documents import record_batches
 from iberlm.core.errors import ConfigError, DataError
 from iberlm.core.files import sha256_file
 from iberlm.core.languages import UNDETERMINED, from_file_safe
@@ -191,7 +192,7 @@ def _parquet(path: Path) -> Iterator[dict[str, Any]]:
             if "messages" not in names:
                 raise DataError(f"{path}: has no column 'messages'; its columns are {', '.join(names)}")
             columns = [name for name in ("id", "language", "messages") if name in names]
-            for batch in parquet.iter_batches(batch_size=1024, columns=columns):
+            for batch in record_batches(parquet, 1024, columns):
                 yield from batch.to_pylist()
     except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a whole Parquet file of UTF-8 text ({error}); fetch it again") from error

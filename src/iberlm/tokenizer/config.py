@@ -110,9 +110,7 @@ class TokenizerConfig:
         if (self.algorithm == EXTEND) != bool(self.base):
             raise ConfigError(f"tokenizer.base: '{self.base}' with algorithm={self.algorithm}; a base goes with algorithm=extend, and only with it")
         if self.split and self.algorithm not in (BPE, UNIGRAM):
-            raise ConfigError(
-                f"tokenizer.split: '{self.split}' with algorithm={self.algorithm}, whose pre-tokenizer cuts words; leave it empty"
-            )
+            raise ConfigError(f"tokenizer.split: '{self.split}' with algorithm={self.algorithm}, whose pre-tokenizer cuts words; leave it empty")
         at_least("tokenizer.reserved_tokens", self.reserved_tokens, 0)
         at_least("tokenizer.vocabulary_size", self.vocabulary_size, fixed_pieces(self.reserved_tokens) + 1)
         between("tokenizer.character_coverage", self.character_coverage, 0.98, 1.0)

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from iberlm.core.documents import record_batches
 from iberlm.core.errors import ConfigError, DataError
 from iberlm.core.resources import resource_dir
 from iberlm.curate.text_files import READ_ERRORS, open_text, stem
@@ -151,7 +152,7 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
     try:
         if path.suffix == ".parquet":
             with pq.ParquetFile(path) as parquet:
-                for batch in parquet.iter_batches(batch_size=1024):
+                for batch in record_batches(parquet, 1024):
                     yield from batch.to_pylist()
             return
         with open_text(path) as stream:

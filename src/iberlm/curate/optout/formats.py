@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from iberlm.core.documents import record_batches
 from iberlm.core.errors import ConfigError, DataError
 from iberlm.curate.urls import canonical_host, hosts_of
 
@@ -109,7 +110,7 @@ def _read_parquet(path: Path) -> Iterator[Fetched | None]:
         names = parquet.schema_arrow.names
         if missing := [name for name in ("host", "content") if name not in names]:
             raise ConfigError(f"{path}: no column '{missing[0]}' among {', '.join(names)[:200]}; a snapshot needs host and content")
-        for batch in parquet.iter_batches(batch_size=_BATCH_ROWS, columns=[name for name in _COLUMNS if name in names]):
+        for batch in record_batches(parquet, _BATCH_ROWS, [name for name in _COLUMNS if name in names]):
             for row in batch.to_pylist():
                 yield _answer(row)
 
