@@ -17,6 +17,7 @@ from iberlm.core.files import sha256_file, write_json
 from iberlm.core.manifest import FILE_NAME, Manifest, Output
 from iberlm.core.process import usable_cores
 from iberlm.core.progress import say
+from iberlm.core.stage import shown
 from iberlm.core.token_store import tokenizer_hash
 
 VERIFIED = ".verified.json"
@@ -67,10 +68,10 @@ def verify_store(tokens: Manifest, run_folder: Path) -> None:
     known = _read(memory)
     missing = [output for output in tokens.outputs if known.get(output.path) != _mark(tokens.folder / output.path, output)]
     if not missing:
-        say(f"pretrain: token store {tokens.folder}: {len(tokens.outputs)} files have been verified before")
+        say(f"pretrain: token store {shown(tokens.folder)}: {len(tokens.outputs)} files have been verified before")
         return
     started, size = time.monotonic(), sum(output.bytes for output in missing)
-    say(f"pretrain: token store {tokens.folder}: verifying the checksums of {len(missing)} files, {size / 1e6:,.1f} MB")
+    say(f"pretrain: token store {shown(tokens.folder)}: verifying the checksums of {len(missing)} files, {size / 1e6:,.1f} MB")
     try:
         with ThreadPoolExecutor(usable_cores()) as threads:
             for output, mark, checksum in threads.map(lambda output: _summed(tokens.folder, output), missing):
