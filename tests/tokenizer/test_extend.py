@@ -18,7 +18,10 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import AutoTokenizer
 
 from iberlm.core.errors import ConfigError, CorruptError, DataError
+from iberlm.core.manifest import Manifest
 from iberlm.tokenizer import extend as module
+from iberlm.tokenizer import train
+from iberlm.tokenizer.config import TokenizerConfig, TrainTokenizerConfig
 from iberlm.tokenizer.extend import Extension, expected_saving, extend
 
 ENGLISH = """The quick brown fox jumps over the lazy dog, and the dog does not mind. In 1987 there were 3,400 of them on the hill;
@@ -318,3 +321,23 @@ def test_ids_that_do_not_load_as_written_are_refused(bases: dict[str, Path], tmp
     spec["added_tokens"][-1]["id"] += 7
     with pytest.raises(ConfigError, match="but loads as"):
         extend(rewritten(bases["gpt2"], tmp_path / "base", {"added_tokens": spec["added_tokens"]}), WORDS, vocabulary_size=1_000)
+
+
+def test_the_stage_extends_measures_and_judges_only_what_it_added(curated: Manifest, bpe: Manifest, tmp_path: Path) -> None:
+    base_size = bpe.metrics["vocabulary_size"]
+    config = TrainTokenizerConfig(tokenizer=TokenizerConfig(algorithm="extend", base=str(bpe.folder), vocabulary_size=base_size + 40))
+    manifest = train.run(config, [curated], tmp_path / "out")
+    found = manifest.metrics["extension"]
+    assert (found["base_size"], found["added"]) == (base_size, 40)
+    assert set(found["saving"]) == set(TEXTS)
+    assert all(share > 0 for share in found["saving"].values())
+    assert manifest.metrics["pieces"]["trained"] == 40
+    assert manifest.metrics["deterministic"] is True
+    for tag, tokens in bpe.metrics["parallel"]["tokens"].items():
+        assert manifest.metrics["parallel"]["tokens"][tag] <= tokens
+    old, new = (AutoTokenizer.from_pretrained(stage.folder / "tokenizer") for stage in (bpe, manifest))
+    assert len(new) == base_size + 40
+    assert new.chat_template == old.chat_template
+    assert (new.bos_token_id, new.eos_token_id) == (old.bos_token_id, old.eos_token_id)
+    again = train.run(config, [curated], tmp_path / "again")
+    assert again.outputs == manifest.outputs
