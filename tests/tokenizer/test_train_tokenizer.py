@@ -328,3 +328,22 @@ def test_wrong_settings_are_refused(settings: dict[str, object], message: str) -
 def test_tokenizer_loads_without_network(bpe: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "HF_HUB_OFFLINE", "1")
     assert len(AutoTokenizer.from_pretrained(bpe.folder / "tokenizer", local_files_only=True)) == 680
+
+
+def test_parallel_text_and_compared_tokenizers_enter_the_key_by_their_content(
+    bpe: Manifest, curated: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parallel, other = tmp_path / "parallel", tmp_path / "elsewhere" / "parallel"
+    parallel.mkdir()
+    for tag in ("es", "eu"):
+        (parallel / f"{tag}.txt").write_text("bat\nbi\n", encoding="utf-8")
+    shutil.copytree(parallel, other)
+    config = small()
+    config.parallel, config.compare = str(parallel), [str(shutil.copytree(bpe.folder / "tokenizer", tmp_path / "given"))]
+    train.run(config, [curated], tmp_path / "out")
+    config.parallel = str(other)
+    train.run(config, [curated], tmp_path / "out")
+    assert "complete, skipped" in capsys.readouterr().err
+    (other / "eu.txt").write_text("bat\nhiru\n", encoding="utf-8")
+    train.run(config, [curated], tmp_path / "out")
+    assert "complete, skipped" not in capsys.readouterr().err

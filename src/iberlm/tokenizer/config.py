@@ -81,7 +81,7 @@ class TokenizerConfig:
     """bpe and unigram: SentencePiece with byte fallback. byte_bpe: byte-level BPE. extend: pieces added to the tokenizer `base`."""
     vocabulary_size: int = 32_768
     """All ids: special tokens, 256 bytes and pieces; with extend also those of the base. Below 65,500 a token takes two bytes in the store, else four."""
-    base: str = ""
+    base: str = place("")
     """With extend: folder of a Hugging Face tokenizer (tokenizer.json) of the BPE kind."""
     character_coverage: float = 0.9999
     """bpe and unigram: share of the characters of the sample that get a piece of their own; the rest are written as bytes."""
@@ -90,7 +90,7 @@ class TokenizerConfig:
     max_repeats: float = 4.0
     """How often over the text of a small language may count to fill its share."""
     max_words: int = 3_000_000
-    """Distinct words that are trained on, the most frequent ones: what bounds the memory, however large the sample."""
+    """Distinct words that are trained on, the most frequent ones: what bounds the memory, however large the sample. 3 million take 1.5 GB a training."""
     mixture: SampleMixtureConfig = field(default_factory=SampleMixtureConfig)
     parity: ParityConfig = field(default_factory=ParityConfig)
     split: str = ""
@@ -135,9 +135,9 @@ class TrainTokenizerConfig(StageConfig):
     """Languages to train on; empty means all that the documents have. Each must have documents."""
     measured_bytes_per_language: int = 5_000_000
     """UTF-8 bytes of validation text, from its beginning, on which tokens a word are measured."""
-    parallel: str = ""
+    parallel: str = place("")
     """Folder with LANG.txt files whose lines say the same, for cost and parity; empty means the one that comes with IberLM."""
-    compare: list[str] = field(default_factory=list)
+    compare: list[str] = place(default_factory=list)
     """Other tokenizers to measure on the same texts and show beside: folders or files, as for `iberlm measure-tokenizer`."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     gates: GatesConfig = field(default_factory=GatesConfig)

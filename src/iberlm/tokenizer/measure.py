@@ -24,6 +24,7 @@ from iberlm.tokenizer.health import piece_health
 from iberlm.tokenizer.health import usage as usage  # what `counts` of `measure_tokenizer` is made with
 from iberlm.tokenizer.load import LoadedTokenizer
 
+EMBEDDED_PARALLEL = Path(str(files("iberlm.tokenizer"))) / "parallel"
 EMBEDDED = "embedded"
 """Source of the parallel text that comes with IberLM."""
 ENGLISH = "en"
@@ -58,7 +59,7 @@ def read_parallel(folder: Path | None) -> ParallelText:
     Lines are brought into NFC; lines at the end that are empty do not count. Raises `ConfigError` for a file named after no language, and
     `DataError` when there are fewer than two files, when they differ in length, or when a line is empty in one of them.
     """
-    place = Path(str(files("iberlm.tokenizer"))) / "parallel" if folder is None else folder
+    place = EMBEDDED_PARALLEL if folder is None else folder
     if not place.is_dir():
         raise DataError(f"{place}: there is no such folder; parallel text is a folder of files such as es.txt and ca_valencia.txt")
     lines: dict[str, list[str]] = {}

@@ -26,13 +26,14 @@ from iberlm.tokenizer.extend import expected_saving, extend, write_extended
 from iberlm.tokenizer.health import usage
 from iberlm.tokenizer.load import LoadedTokenizer, load_tokenizer, load_tokenizers
 from iberlm.tokenizer.material import Material, read_material
-from iberlm.tokenizer.measure import measure_tokenizer, read_parallel
+from iberlm.tokenizer.measure import EMBEDDED_PARALLEL, measure_tokenizer, read_parallel
 from iberlm.tokenizer.sentencepiece_model import train_sentencepiece
 from iberlm.tokenizer.words import Words, unscaled
 
 STAGE = "train_tokenizer"
 VERSION = 2
 FOLDER = "tokenizer"
+_TOKENIZER_FILES = {".json", ".model", ".tiktoken", ".txt", ".jinja"}
 _SAVING_BYTES = 1_000_000
 """Text of each language on which the saving by an extension is measured."""
 
@@ -49,11 +50,15 @@ def run(config: TrainTokenizerConfig, inputs: list[Manifest], out: Path) -> Mani
     return run_stage(STAGE, VERSION, _body, config, inputs, out, fingerprint=_outside_files(config))
 
 
-def _outside_files(config: TrainTokenizerConfig) -> dict[str, str]:
-    """Checksums of the files that decide the output and belong to no stage."""
-    places = [Path(place).expanduser() for place in (config.tokenizer.base, config.parallel, *config.compare) if place]
-    files = [file for place in places for file in (sorted(place.rglob("*")) if place.is_dir() else [place]) if file.is_file()]
-    return {str(file): sha256_file(file) for file in files if file.suffix in {".json", ".model", ".tiktoken", ".txt", ".jinja"}}
+def _outside_files(config: TrainTokenizerConfig) -> dict[str, list[tuple[str, str]]]:
+    """Names and checksums of the files that decide the output and belong to no stage, by what they are for."""
+    places = {"base": [config.tokenizer.base], "parallel": [config.parallel or str(EMBEDDED_PARALLEL)], "compare": config.compare}
+    return {use: [entry for place in paths if place for entry in _checksums(Path(place))] for use, paths in places.items()}
+
+
+def _checksums(place: Path) -> list[tuple[str, str]]:
+    files = sorted(path for path in place.rglob("*") if path.is_file()) if place.is_dir() else [place] if place.is_file() else []
+    return [(str(file.relative_to(place.parent)), sha256_file(file)) for file in files if file.suffix in _TOKENIZER_FILES]
 
 
 @dataclass(frozen=True)
