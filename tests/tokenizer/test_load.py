@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import sentencepiece
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from small_tokenizers import (
     LINES,
@@ -70,6 +70,8 @@ def test_every_format_says_what_it_is(loaded: dict[str, LoadedTokenizer], name: 
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=60, deadline=None)
 @given(text=TEXT)
+@example(text=" ")
+@example(text="\u2581 \ufdd0")
 def test_pieces_are_the_bytes_of_the_text(loaded: dict[str, LoadedTokenizer], name: str, text: str) -> None:
     tokenizer = loaded[name]
     (ids,) = tokenizer.encode([text])
@@ -81,7 +83,8 @@ def test_pieces_are_the_bytes_of_the_text(loaded: dict[str, LoadedTokenizer], na
     if name in LOSSLESS:
         before = " " if name == "sentencepiece_identity" and text else ""
         marks = expected.replace("\u2581", " ") if name == "sentencepiece_identity" else expected
-        assert joined == before + marks
+        own = joined.replace("\ufdd0", "\u2581") if name == "ours" else joined  # its decoder reads the mark when the bytes are one text
+        assert own == before + marks
     else:  # a space before the text, unless it has one there, and U+2581 read as a space
         marks = expected.replace("\u2581", " ")
         assert joined.replace("\u2581", " ") in (marks, f" {marks}")
