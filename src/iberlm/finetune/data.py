@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import iberlm
-from iberlm.core.documents import record_batches
 from iberlm.core.errors import ConfigError, DataError
 from iberlm.core.files import sha256_file
 from iberlm.core.languages import UNDETERMINED, from_file_safe
@@ -185,6 +184,8 @@ def _parsed(line: bytes) -> dict[str, Any] | str:
 def _parquet(path: Path) -> Iterator[dict[str, Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
+
+    from iberlm.core.documents import record_batches
 
     try:
         with pq.ParquetFile(path) as parquet:
