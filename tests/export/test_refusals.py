@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from gguf import GGUFReader
 from safetensors.torch import load_file, save_file
 
 from iberlm.core.errors import ConfigError, CorruptError, DataError, IberlmError, ResourceError
@@ -66,6 +67,9 @@ def test_a_configuration_that_is_not_that_of_the_weights(case: str, model: Path)
 def test_tied_embeddings_ignore_an_output_matrix_that_was_saved_all_the_same(model: Path, tmp_path: Path) -> None:
     edit_json(model / "config.json", tie_word_embeddings=True)
     export_gguf(model, tmp_path / "m.gguf", precision="bf16")
+    names = {tensor.name for tensor in GGUFReader(tmp_path / "m.gguf").tensors}
+    assert "token_embd.weight" in names
+    assert "output.weight" not in names
 
 
 def _cut(model: Path) -> None:
