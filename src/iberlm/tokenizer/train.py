@@ -135,14 +135,18 @@ def _train(config: TokenizerConfig, material: Material, parallel: Mapping[str, l
     """Train, at the mixture's shares or at those that the parity search finds, and once more in another process to compare."""
     shares = material.shares
     total = sum(material.counted_bytes(shares).values())
-    say(f"{STAGE}: {config.algorithm} of {config.vocabulary_size:,} pieces on {total:,} bytes, {len(material.table(shares)):,} distinct words")
+    table = material.table(shares)
+    say(f"{STAGE}: {config.algorithm} of {config.vocabulary_size:,} pieces on {total:,} bytes, {len(table):,} distinct words")
     lines = {tag: parallel[tag] for tag in shares if tag in parallel}
     if config.parity.rounds and len(lines) < 2:
         raise DataError(f"tokenizer.parity: the parallel text has {', '.join(parallel)}, so no two of {', '.join(shares)} can be compared")
     pool = record.pool(1) if config.check_determinism else None
-    again = pool.submit(train_payload, config, material.table(shares)) if pool else None
+    again = pool.submit(train_payload, config, table) if pool else None
     rounds, best = parity.search(
-        lambda weights: train_payload(config, material.table(weights)), lambda payload: _tokens(config, payload, lines), shares, config.parity
+        lambda weights: train_payload(config, table if weights == shares else material.table(weights)),
+        lambda payload: _tokens(config, payload, lines),
+        shares,
+        config.parity,
     )
     found = rounds[best]
     if pool and best:
