@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -12,7 +13,8 @@ from iberlm.core.errors import ConfigError, CorruptError, DataError
 from iberlm.core.manifest import Manifest
 from iberlm.core.token_store import open_shard
 from iberlm.train import pretrain
-from iberlm.train.config import CheckpointConfig, MixtureConfig, ModelConfig, OptimizerConfig, PretrainConfig, ScheduleConfig
+from iberlm.train.config import PretrainConfig
+from iberlm.train.config_groups import CheckpointConfig, MixtureConfig, ModelConfig, OptimizerConfig, ScheduleConfig
 
 from .conftest import VOCABULARY, make_store, tiny
 
@@ -26,7 +28,12 @@ def trained(inputs: list[Manifest], tmp_path_factory: pytest.TempPathFactory) ->
 def test_it_learns_and_writes_down_every_step(trained: Manifest) -> None:
     lines = [json.loads(line) for line in (trained.folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 31))
-    assert set(lines[0]) == {"step", "tokens", "loss", "lr", "grad_norm", "tokens_per_second", "seconds"}
+    assert set(lines[0]) == {
+        *("step", "block", "tokens", "targets", "loss", "losses", "lr", "grad_norm", "applied", "tokens_per_second", "seconds"),
+        *("data_wait", "mfu", "memory_bytes", "watt_hours"),
+    }
+    assert [line["block"] for line in lines] == list(range(30))
+    assert all(line["applied"] and line["mfu"] is None for line in lines), "nobody knows the peak of this processor"
     assert lines[-1]["tokens"] == trained.metrics["tokens"] == 30 * 256
     assert lines[-1]["loss"] < lines[0]["loss"] - 1
     assert trained.metrics["final_loss"] == lines[-1]["loss"]
@@ -44,10 +51,13 @@ def test_bits_a_byte_are_those_of_the_saved_model(trained: Manifest, inputs: lis
         nats = 0.0
         for start in range(0, len(tokens) - 1, 32):
             window = tokens[start : start + 33]
-            with torch.no_grad():
-                logits = model(window[None, :-1]).logits[0]
-            kept = (window[1:] != 0) & (window[1:] != 1)  # BOS and EOS: the ends of documents are no text
-            nats += cross_entropy(logits[kept], window[1:][kept], reduction="sum").item()
+            begins = [0, *(index for index in range(1, len(window) - 1) if window[index] == 0)]
+            for begin, end in itertools.pairwise([*begins, len(window) - 1]):  # each document alone
+                with torch.no_grad():
+                    logits = model(window[None, begin:end]).logits[0]
+                following = window[begin + 1 : end + 1]
+                kept = (following != 0) & (following != 1)  # BOS and EOS: the ends of documents are no text
+                nats += cross_entropy(logits[kept], following[kept], reduction="sum").item()
         assert found["bits_per_byte"] == pytest.approx(nats / math.log(2) / store.metrics["bytes"]["validation"][tag], rel=1e-4)
 
 

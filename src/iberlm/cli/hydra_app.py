@@ -93,6 +93,16 @@ def hydra_main(verb: Verb, arguments: list[str]) -> int:
     return max(statuses, default=0)
 
 
+def compose_settings(verb: Verb, overrides: list[str]) -> Any:
+    """The settings that a verb would run with, without running it. Raises `ConfigError` as `hydra_main` does."""
+    _register_needed(verb)
+    try:
+        with hydra.initialize_config_dir(version_base="1.3", config_dir=str(resource_dir("recipes"))):
+            return OmegaConf.to_object(hydra.compose(verb.recipe, [search_path_override(), *with_short_names(verb, overrides)]))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error, verb.config_class())) from error
+
+
 def _register_needed(verb: Verb) -> None:
     if verb.recipe == "run":
         register_schemas()

@@ -74,7 +74,10 @@ TOOLS = {
     "train-quality": "train the classifier behind quality_score",
     "train-langid": "train the language identifier",
     "measure-tokenizer": "tokenizers side by side: tokens a word, cost by language, dead pieces",
+    "plan": "what a training run needs: memory, tokens a second, GPU-hours, energy",
+    "lineage": "which training steps read a document",
     "resize-embeddings": "give a model another tokenizer",
+    "export-checkpoint": "a checkpoint as a Hugging Face model folder",
     "export": "a model and its tokenizer as one GGUF file",
     "completion": "print shell completion for bash, zsh or fish",
 }

@@ -188,6 +188,19 @@ def resize_embeddings(
     resize(model, tokenizer, out)
 
 
+@app.command("export-checkpoint")
+def export_checkpoint(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Folder of a checkpoint, such as RUN_DIR/pretrain/checkpoints/step-00001000.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the model; must not exist.")],
+    tokenizer: Annotated[Path | None, typer.Option(help="Folder of its tokenizer, when it is no longer where the run found it.")] = None,
+    precision: Annotated[str, typer.Option(help="Type of the weights: fp32 or bf16.")] = "fp32",
+) -> None:
+    """Write a Hugging Face model folder from a checkpoint of any strategy; its logits are those of the model in training."""
+    from iberlm.train.checkpoint_model import checkpoint_to_model
+
+    checkpoint_to_model(checkpoint, out, tokenizer=tokenizer, precision=precision)
+
+
 @app.command("export")
 def export_model(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Hugging Face folder of a model, such as RUN_DIR/pretrain/model.")],

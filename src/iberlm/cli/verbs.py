@@ -80,10 +80,15 @@ def pretrain(config: Any) -> Manifest:
     from iberlm.cards.load import require
     from iberlm.train import pretrain as stage
 
-    tokens = read_manifest(Path(config.tokens))
-    for card in tokens.cards:
-        require(card, "pretrain")
-    return stage.run(config, [tokens, read_manifest(Path(config.tokenizer_folder))], Path(config.out))
+    inputs = [read_manifest(Path(config.tokens)), read_manifest(Path(config.tokenizer_folder))]
+    if config.replay.tokens:
+        inputs.append(read_manifest(Path(config.replay.tokens)))
+    if config.initial_model and (made := find_manifest(Path(config.initial_model).parent)) is not None:
+        inputs.append(made)
+    for store in inputs:
+        for card in store.cards:
+            require(card, "pretrain")
+    return stage.run(config, inputs, Path(config.out))
 
 
 def finetune(config: Any) -> Manifest:

@@ -1,24 +1,34 @@
 """Token stores as training samples: which tokens a sample number stands for, and the windows of the validation split."""
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from iberlm.core.errors import CorruptError
+from iberlm.core.errors import ConfigError, CorruptError
 from iberlm.core.languages import file_safe, from_file_safe
 from iberlm.core.manifest import Manifest, read_manifest
 from iberlm.core.token_store import open_shard
 from iberlm.train.config import PretrainConfig
-from iberlm.train.order import Order, Source, shares, window_count
+from iberlm.train.config_groups import ObjectiveConfig
+from iberlm.train.goldfish import drop_mask
+from iberlm.train.groups import SourceGroups, open_groups
+from iberlm.train.order import Order, Phase, Picks, Source, shares, window_count
+
+if TYPE_CHECKING:
+    from iberlm.train.canaries import Canaries
 
 TRAIN, VALIDATION = "train", "validation"
+REPLAY = "replay:"
+"""What the names of the replay store's sources and groups begin with."""
 IGNORED = -100
 """Target that cross-entropy leaves out."""
+Id = TypeVar("Id", np.int32, np.int64)
 
 
 class Concatenation:
@@ -29,9 +39,11 @@ class Concatenation:
     ahead of a map by itself when that misses too often.
     """
 
-    def __init__(self, name: str, shards: Sequence[npt.NDArray[np.integer]], vocabulary_size: int) -> None:
+    def __init__(self, name: str, shards: Sequence[npt.NDArray[np.integer]], vocabulary_size: int, stems: Sequence[str] = ()) -> None:
         self._name, self._vocabulary_size = name, vocabulary_size
         self._shards = list(shards)
+        self.parts = [(stem, len(shard)) for stem, shard in zip(stems, shards, strict=True)] if stems else []
+        """The shards as `documents.parquet` names them (`train/es-00000`), and their tokens."""
         self._starts: list[int] = [0, *np.cumsum([len(shard) for shard in shards], dtype=np.int64).tolist()]
 
     def __len__(self) -> int:
@@ -61,12 +73,16 @@ class Concatenation:
 
     def check(self, tokens: npt.NDArray[np.int64]) -> None:
         """Raise `CorruptError` for an id outside the vocabulary."""
-        # as unsigned numbers, negative ids are the largest ones
-        if tokens.size and int(tokens.view(np.uint64).max()) >= self._vocabulary_size:
+        if _largest(tokens) >= self._vocabulary_size:
             wrong = tokens[(tokens < 0) | (tokens >= self._vocabulary_size)][0]
             raise CorruptError(
                 f"{self._name}: id {wrong} in a vocabulary of {self._vocabulary_size}; its ids are damaged: delete the folder of tokenize and run it again"
             )
+
+
+def _largest(tokens: npt.NDArray[np.int64]) -> int:
+    """The largest id, where negative ones count as very large: read as unsigned numbers they are."""
+    return int(tokens.view(np.uint64).max()) if tokens.size else -1
 
 
 def open_split(manifest: Manifest, split: str, vocabulary_size: int) -> dict[str, Concatenation]:
@@ -74,18 +90,19 @@ def open_split(manifest: Manifest, split: str, vocabulary_size: int) -> dict[str
 
     Raises `CorruptError` for shards that disagree with their index or the manifest, or do not begin and end with BOS and EOS.
     """
-    shards: dict[str, list[npt.NDArray[np.integer]]] = {}
-    boundary = manifest.metrics.get("boundary")
-    if not boundary:
-        raise CorruptError(f"{manifest.folder}: its manifest does not say with which ids documents begin and end; tokenize again")
+    shards: dict[str, dict[str, npt.NDArray[np.integer]]] = {}
+    bos, eos = boundary(manifest)
     for path in manifest.paths(f"{split}/", ".bin"):
         tag = from_file_safe(path.stem.rsplit("-", 1)[0])
         tokens = open_shard(path.with_suffix("")).tokens
-        for place, name in ((0, "bos"), (-1, "eos")):
-            if len(tokens) and tokens[place] != boundary[name]:
-                raise CorruptError(f"{path}: id {tokens[place]} stands where the {name} id {boundary[name]} belongs; tokenize again")
-        shards.setdefault(tag, []).append(tokens)
-    stores = {tag: Concatenation(f"{manifest.folder}/{split}/{file_safe(tag)}-*.bin", parts, vocabulary_size) for tag, parts in sorted(shards.items())}
+        for place, name, belongs in ((0, "bos", bos), (-1, "eos", eos)):
+            if len(tokens) and tokens[place] != belongs:
+                raise CorruptError(f"{path}: id {tokens[place]} stands where the {name} id {belongs} belongs; tokenize again")
+        shards.setdefault(tag, {})[f"{split}/{path.stem}"] = tokens
+    stores = {
+        tag: Concatenation(f"{manifest.folder}/{split}/{file_safe(tag)}-*.bin", list(parts.values()), vocabulary_size, list(parts))
+        for tag, parts in sorted(shards.items())
+    }
     stated: dict[str, int] = manifest.metrics["tokens"].get(split, {})
     for tag in sorted(set(stores) | set(stated)):
         found = len(stores[tag]) if tag in stores else 0
@@ -94,34 +111,220 @@ def open_split(manifest: Manifest, split: str, vocabulary_size: int) -> dict[str
     return {tag: store for tag, store in stores.items() if len(store)}
 
 
+def boundary(manifest: Manifest) -> tuple[int, int]:
+    """The ids that each document of a token store begins and ends with."""
+    stated = manifest.metrics.get("boundary")
+    if not stated:
+        raise CorruptError(f"{manifest.folder}: its manifest does not say with which ids documents begin and end; tokenize again")
+    return stated["bos"], stated["eos"]
+
+
+def fill_positions(out: npt.NDArray[Id], inputs: npt.NDArray[Id], bos: int | None) -> None:
+    """Positions of `inputs`, int[rows, tokens], into `out`: from 0 in each row and, unless `bos` is None, again from each `bos`."""
+    columns = np.arange(inputs.shape[1], dtype=out.dtype)
+    if bos is None:
+        out[:] = columns
+    else:
+        np.subtract(columns, np.maximum.accumulate(np.where(inputs == bos, columns, out.dtype.type(0)), axis=1), out=out)
+
+
 @dataclass
 class TrainingData:
-    """The training split under a mixture."""
+    """The training split under the mixtures, and what the loss is made of. Lists by source are in the order of `order.sources`."""
 
     order: Order
     stores: list[Concatenation]
+    source_groups: list[SourceGroups]
     sequence_length: int
     vocabulary_size: int
-    shares: dict[str, float]
+    bos: int
+    objective: ObjectiveConfig
+    total_steps: int
+    global_batch_samples: int
+    canaries: "Canaries | None" = None
+    replay_content: str = ""
+    """Content hash of the replay store; empty without replay."""
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of the samples that each source has in the first phase."""
+        return dict(self.order.phases[0].shares)
+
+    @property
+    def groups(self) -> list[str]:
+        """Names of the groups that losses are summed by: `es`, `es/debian_docs`, `replay:es`."""
+        return [name for source in self.source_groups for name in source.names]
 
     def samples(self, numbers: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """Tokens of the samples with these numbers, int64[n, sequence_length + 1]; `CorruptError` for an id outside the vocabulary."""
-        picks, length = self.order.picks(numbers), self.sequence_length
-        out = np.empty((len(picks.source), length + 1), dtype=np.int64)
-        for row, source, start in zip(out, picks.source.tolist(), (picks.window * length).tolist(), strict=True):
+        return self._read(self.order.picks(numbers))
+
+    def build(self, numbers: npt.NDArray[np.int64], out: npt.NDArray[np.int32] | None = None) -> tuple[npt.NDArray[np.int32], int]:
+        """What the model is given of the samples with these numbers: int32[4, n, sequence_length] (`out`, when given), and its targets that count.
+
+        Inputs; targets, `IGNORED` where the loss leaves them out; positions; and the group of each target, the document that it belongs to.
+        `CorruptError` for an id outside the vocabulary.
+        """
+        picks, bos = self.order.picks(numbers), self.bos
+        rows = self._read(picks)
+        if self.canaries is not None:
+            self.canaries.plant(numbers, rows)
+        if out is None:
+            out = np.empty((4, len(rows), self.sequence_length), dtype=np.int32)
+        inputs, targets, positions, groups = out
+        inputs[:], targets[:] = rows[:, :-1], rows[:, 1:]
+        if self.objective.document_masking:  # nothing in a document tells what the next one is
+            np.copyto(targets, IGNORED, where=targets == bos)
+        if self.objective.goldfish_k:
+            np.copyto(targets, IGNORED, where=drop_mask(rows, self.objective.goldfish_k, self.objective.goldfish_context, bos=bos))
+        fill_positions(positions, inputs, bos if self.objective.document_masking else None)
+        begins = picks.window * self.sequence_length + 1
+        for source in np.unique(picks.source).tolist():
+            here = np.flatnonzero(picks.source == source)
+            part = np.empty((len(here), self.sequence_length), dtype=np.int32)
+            self.source_groups[source].fill(part, begins[here])
+            groups[here] = part
+        return out, int(np.count_nonzero(targets != IGNORED))
+
+    def _read(self, picks: Picks) -> npt.NDArray[np.int64]:
+        out = np.empty((len(picks.source), self.sequence_length + 1), dtype=np.int64)
+        sources = picks.source.tolist()
+        # a copy a row: with windows spread over many shards nothing that treats several at once is faster
+        for row, source, start in zip(out, sources, (picks.window * self.sequence_length).tolist(), strict=True):
             self.stores[source].fill(row, start)
-        if out.size and int(out.view(np.uint64).max()) >= self.vocabulary_size:
-            for row, source in zip(out, picks.source.tolist(), strict=True):
+        if _largest(out) >= self.vocabulary_size:
+            for row, source in zip(out, sources, strict=True):
                 self.stores[source].check(row)
         return out
 
+    def epochs(self) -> dict[str, float]:
+        """How often each source is read over the planned run."""
+        counts = self.order.counts(self.total_steps * self.global_batch_samples)
+        return {source.name: int(count) / source.windows for source, count in zip(self.order.sources, counts, strict=True)}
 
-def open_training(config: PretrainConfig, manifest: Manifest, vocabulary_size: int) -> TrainingData:
-    """The training data of a run; raises `ConfigError` or `DataError` naming a language that cannot be drawn from."""
-    stores = open_split(manifest, TRAIN, vocabulary_size)
-    chosen = shares(config.mixture, {tag: len(store) for tag, store in stores.items()}, config.sequence_length)
-    sources = [Source(tag, share, window_count(len(stores[tag]), config.sequence_length)) for tag, share in chosen.items()]
-    return TrainingData(Order(sources, config.seed), [stores[tag] for tag in chosen], config.sequence_length, vocabulary_size, chosen)
+    def plan_lines(self) -> list[str]:
+        """What is drawn in each phase, to print: share of the samples, and how often the phase reads the source."""
+        phases, lines = self.order.phases, []
+        ends = [*(phase.begin for phase in phases[1:]), self.total_steps * self.global_batch_samples]
+        for phase, end in zip(phases, ends, strict=True):
+            counts = self.order.counts(end) - self.order.counts(phase.begin)
+            parts = [
+                f"{source.name} {phase.shares[source.name]:.4f} ({int(count) / source.windows:.2f} epochs)"
+                for source, count in zip(self.order.sources, counts, strict=True)
+                if source.name in phase.shares
+            ]
+            lines.append(f"mixture to step {end // self.global_batch_samples}: {', '.join(parts)}")
+        if len(phases) > 1:
+            lines.append("mixtures together: " + ", ".join(f"{name} {epochs:.2f} epochs" for name, epochs in self.epochs().items()))
+        return lines
+
+
+def open_training(
+    config: PretrainConfig, manifest: Manifest, vocabulary_size: int, *, bos: int, replay: Manifest | None = None, special_ids: Iterable[int] = ()
+) -> TrainingData:
+    """The training data of a run. `special_ids`: occur in no canary, beside BOS and EOS.
+
+    Raises `ConfigError` or `DataError` naming a language that cannot be drawn from, a phase without a step or a source that would be read
+    more often than `max_epochs`; `ConfigError` for a replay store of another tokenizer; and `CorruptError` for a damaged store.
+    """
+    if (replay is not None) != (config.replay.share > 0):
+        raise ValueError(f"replay.share is {config.replay.share} and {'no' if replay is None else 'a'} replay store was given")
+    length = config.sequence_length
+    stores = _open_part(manifest, vocabulary_size, bos, "")
+    old = _open_part(replay, vocabulary_size, bos, REPLAY) if replay is not None else {}
+    if replay is not None:
+        _check_same_tokenizer(manifest, replay)
+    begins = _phase_begins(config)
+    phases = []
+    for number, (phase, begin) in enumerate(zip(config.mixtures, begins, strict=True)):
+        key = f"phases[{number}].mixture" if config.phases else "mixture"
+        chosen = shares(phase.mixture, {tag: len(store) for tag, store in stores.items()}, length, key)
+        if replay is not None:
+            again = shares(config.replay.mixture, {tag: len(store) for tag, store in old.items()}, length, "replay.mixture")
+            chosen = {tag: share * (1 - config.replay.share) for tag, share in chosen.items()}
+            chosen |= {REPLAY + tag: share * config.replay.share for tag, share in again.items()}
+        phases.append(Phase(begin, chosen))
+    drawn = set().union(*(phase.shares for phase in phases))
+    stores = {tag: store for tag, store in stores.items() if tag in drawn}
+    old = {tag: store for tag, store in old.items() if REPLAY + tag in drawn}
+    groups = open_groups(manifest, {tag: store.parts for tag, store in stores.items()}, 0)
+    if replay is not None:
+        groups += open_groups(replay, {tag: store.parts for tag, store in old.items()}, sum(len(entry.names) for entry in groups), REPLAY)
+    together = stores | {REPLAY + tag: store for tag, store in old.items()}
+    order = Order([Source(name, window_count(len(store), length)) for name, store in together.items()], config.seed, phases)
+    data = TrainingData(
+        order=order,
+        stores=list(together.values()),
+        source_groups=groups,
+        sequence_length=length,
+        vocabulary_size=vocabulary_size,
+        bos=bos,
+        objective=config.objective,
+        total_steps=config.total_steps,
+        global_batch_samples=config.global_batch_samples,
+        canaries=_open_canaries(config, vocabulary_size, {*special_ids, *boundary(manifest)}),
+        replay_content=replay.content_hash if replay is not None else "",
+    )
+    _check_epochs(config, data)
+    return data
+
+
+def _open_part(manifest: Manifest, vocabulary_size: int, bos: int, prefix: str) -> dict[str, Concatenation]:
+    if boundary(manifest)[0] != bos:
+        raise CorruptError(f"{manifest.folder}: its documents begin with id {boundary(manifest)[0]}, and the tokenizer's BOS is {bos}; tokenize again")
+    return open_split(manifest, TRAIN, vocabulary_size)
+
+
+def _check_same_tokenizer(manifest: Manifest, replay: Manifest) -> None:
+    for entry in (manifest, replay):
+        if "tokenizer" not in entry.metrics:
+            raise CorruptError(f"{entry.folder}: its manifest does not say which tokenizer its tokens were made with; tokenize again")
+    if replay.metrics["tokenizer"] != manifest.metrics["tokenizer"]:
+        raise ConfigError(f"replay.tokens: {replay.folder} was made with another tokenizer than {manifest.folder}; tokenize its documents with the same one")
+
+
+def _phase_begins(config: PretrainConfig) -> list[int]:
+    """First sample of each phase; `ConfigError` for a phase that is over before its first step."""
+    steps = [0, *(round(phase.until * config.total_steps) for phase in config.mixtures)]
+    for number, (begin, end) in enumerate(pairwise(steps)):
+        if begin == end:
+            raise ConfigError(
+                f"phases[{number}]: until={config.mixtures[number].until:g} of {config.total_steps} steps leaves it none; it begins at step {begin}"
+            )
+    return [step * config.global_batch_samples for step in steps[:-1]]
+
+
+def _check_epochs(config: PretrainConfig, data: TrainingData) -> None:
+    """Refuse what a phase, by its end, would have read more often than its mixture allows."""
+    ends = [*(phase.begin for phase in data.order.phases[1:]), config.total_steps * config.global_batch_samples]
+    limits = [
+        (f"phases[{number}].mixture" if config.phases else "mixture", phase.mixture.max_epochs, end, False)
+        for number, (phase, end) in enumerate(zip(config.mixtures, ends, strict=True))
+    ]
+    for key, limit, end, again in [*limits, ("replay.mixture", config.replay.mixture.max_epochs, ends[-1], True)]:
+        phase = next(phase for phase in reversed(data.order.phases) if phase.begin < end)
+        for source, count in zip(data.order.sources, data.order.counts(end).tolist(), strict=True):
+            epochs, step = count / source.windows, end // config.global_batch_samples
+            if 0 < limit < epochs and source.name in phase.shares and source.name.startswith(REPLAY) == again:
+                raise ConfigError(
+                    f"{key}.max_epochs: by step {step} '{source.name}' would have been read {epochs:.2f} times, and the limit is {limit:g}; "
+                    "draw less of it, train for fewer steps, or raise the limit"
+                )
+
+
+def _open_canaries(config: PretrainConfig, vocabulary_size: int, special_ids: Iterable[int]) -> "Canaries | None":
+    if not config.canaries.canaries_each:
+        return None
+    from iberlm.train.canaries import Canaries
+
+    return Canaries(
+        config.canaries,
+        seed=config.seed,
+        vocabulary_size=vocabulary_size,
+        special_ids=special_ids,
+        samples=config.total_steps * config.global_batch_samples,
+        sequence_length=config.sequence_length,
+    )
 
 
 def rank_numbers(step: int, micro: int, rank: int, world: int, micro_batch_size: int, global_batch_samples: int) -> npt.NDArray[np.int64]:
@@ -137,22 +340,31 @@ def validation_windows(store: Concatenation, sequence_length: int, limit: int) -
 
 
 def validation_batches(
-    store: Concatenation, windows: Sequence[tuple[int, int]], sequence_length: int, rows: int, rank: int, world: int, ends: Sequence[int]
+    store: Concatenation,
+    windows: Sequence[tuple[int, int]],
+    sequence_length: int,
+    rows: int,
+    rank: int,
+    world: int,
+    ends: Sequence[int],
+    *,
+    document_masking: bool,
 ) -> Iterator[npt.NDArray[np.int64]]:
-    """One rank's share of the windows, int64[2, rows, sequence_length]: inputs and targets.
+    """One rank's share of the windows, int64[3, rows, sequence_length]: inputs, targets and positions. `ends`: BOS and EOS.
 
     Every rank yields the same number of batches, since sharded forward passes are collective; what is missing has only
-    `IGNORED` targets. So have targets among `ends` (BOS and EOS): they are no text, and neither the unigram baseline nor the
-    evaluation counts them.
+    `IGNORED` targets. So have targets among `ends`: they are no text, and neither the unigram baseline nor the evaluation
+    counts them. Positions are those of training.
     """
     for first in range(0, len(windows), rows * world):
-        batch = np.zeros((2, rows, sequence_length), dtype=np.int64)
+        batch = np.zeros((3, rows, sequence_length), dtype=np.int64)
         batch[1] = IGNORED
         mine = windows[first + rank * rows : first + (rank + 1) * rows]
         for row, (start, stop) in enumerate(mine):
             tokens = store.read(start, stop)
             batch[0, row, : len(tokens) - 1] = tokens[:-1]
             batch[1, row, : len(tokens) - 1] = np.where(np.isin(tokens[1:], ends), IGNORED, tokens[1:])
+        fill_positions(batch[2], batch[0], ends[0] if document_masking else None)
         yield batch
 
 
@@ -169,12 +381,26 @@ def read_store(folder: Path, vocabulary_size: int) -> Manifest:
 
 
 def fingerprint(config: PretrainConfig, manifest: Manifest, data: TrainingData, parameters: dict[str, Any]) -> dict[str, Any]:
-    """What must not change between a checkpoint and the run that goes on from it: all that decides the data order and the model."""
-    return {
+    """What must not change between a checkpoint and the run that goes on from it: all that decides the data order, the loss and the model.
+
+    Keys are what a refusal calls what differs; values are as they come back from JSON.
+    """
+    objective, first = config.objective, data.order.phases[0]
+    marks: dict[str, Any] = {
         "token store": manifest.content_hash,
-        "mixture": data.shares,
+        "replay store": data.replay_content or None,
+        "mixture": dict(first.shares),
+        "steps at which the mixture changes": [phase.begin // config.global_batch_samples for phase in data.order.phases[1:]],
+    }
+    marks |= {f"mixture of phase {number}": dict(phase.shares) for number, phase in enumerate(data.order.phases[1:], 2)}
+    canaries = asdict(config.canaries) | {"samples of the run": config.total_steps * config.global_batch_samples}
+    return marks | {
         "seed": config.seed,
         "sequence_length": config.sequence_length,
         "global_batch_tokens": config.global_batch_tokens,
+        "document masking": objective.document_masking,
+        "z-loss": objective.z_loss,
+        "goldfish loss": {"k": objective.goldfish_k, "context": objective.goldfish_context} if objective.goldfish_k else None,
+        "canaries": canaries if data.canaries is not None else None,
         "model": parameters,
     }

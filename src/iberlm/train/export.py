@@ -22,9 +22,9 @@ MODEL, GENERATIONS = "model", "generations.json"
 def whole_state(parallel: Parallel) -> dict[str, torch.Tensor]:
     """The model's weights, whole and on the CPU, on the first rank (empty on the others). All ranks call this."""
     if parallel.engine is not None:  # ZeRO-2 splits optimiser and gradients, every rank has all weights
-        return {name: tensor.detach().cpu() for name, tensor in parallel.module.state_dict().items()} if parallel.rank == 0 else {}
+        return {name: tensor.detach().cpu() for name, tensor in parallel.module.causal.state_dict().items()} if parallel.rank == 0 else {}
     state: dict[str, Any] = get_model_state_dict(parallel.model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-    return state if parallel.rank == 0 else {}
+    return {name.removeprefix("causal."): tensor for name, tensor in state.items()} if parallel.rank == 0 else {}
 
 
 def save_model(state: dict[str, torch.Tensor], empty: LlamaForCausalLM, tokenizer_folder: Path, path: Path, precision: str) -> None:

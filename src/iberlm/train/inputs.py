@@ -19,6 +19,7 @@ from iberlm.core.process import usable_cores
 from iberlm.core.progress import say
 from iberlm.core.stage import shown
 from iberlm.core.token_store import tokenizer_hash
+from iberlm.train.config import PretrainConfig
 
 VERIFIED = ".verified.json"
 """Which files of a store had the checksums of its manifest, and the size, time and inode that they then had."""
@@ -110,3 +111,19 @@ def _read(memory: Path) -> dict[str, list[Any]]:
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def check_model(config: PretrainConfig) -> None:
+    """Raise `ConfigError` or `DataError` when the folder of `initial_model` is not one that training can go on from, or its positions are too few."""
+    if not config.initial_model:
+        return
+    folder = Path(config.initial_model)
+    try:
+        described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"initial_model: {folder} has no config.json that can be read ({error}); give the folder of a Hugging Face model") from error
+    if not any(folder.glob("*.safetensors")):
+        raise DataError(f"initial_model: {folder} has no .safetensors file; other formats of weights are not read, since they can run code")
+    positions = described.get("max_position_embeddings")
+    if isinstance(positions, int) and config.sequence_length > positions:
+        raise ConfigError(f"sequence_length: {config.sequence_length} is above max_position_embeddings of {folder} ({positions})")

@@ -1,31 +1,39 @@
-"""The training loop. One optimisation step is `optimise`; everything around it watches, validates and saves."""
+"""The training loop. One optimisation step is `optimise`; everything around it watches, validates, saves and goes back."""
 
 import contextlib
-import json
+import dataclasses
 import math
 import signal
+import statistics
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
-from torch.nn.functional import cross_entropy
 
 from iberlm.core.errors import DataError
-from iberlm.core.files import disk_errors, write_text
 from iberlm.core.progress import say
 from iberlm.core.ranks import STOP_SIGNALS, Interrupted
-from iberlm.train import checkpoint
+from iberlm.train import faults
+from iberlm.train.batches import Batches
+from iberlm.train.checkpoint import Checkpoints
 from iberlm.train.config import PretrainConfig
-from iberlm.train.data import IGNORED, Concatenation, TrainingData, rank_numbers, validation_batches, validation_windows
+from iberlm.train.data import Concatenation
+from iberlm.train.energy import EnergyMeter
+from iberlm.train.metrics import METRICS, append_line, event, peak_memory_bytes, progress_line, rewind_lines, write_state
+from iberlm.train.profiling import profiler
 from iberlm.train.schedule import rate_ratio
+from iberlm.train.state import TrainingState
 from iberlm.train.strategy import Parallel
+from iberlm.train.validation import mean_bits_per_byte, validate
+from iberlm.train.watchdog import Watchdog, probe, stragglers
 
-METRICS, VALIDATION, CHECKPOINTS = "metrics.jsonl", "validation.jsonl", "checkpoints"
+Log = Callable[[dict[str, Any], int], None]
+"""Gives numbers to the tracker: (values, step)."""
 
 
 @dataclass
@@ -34,16 +42,39 @@ class Run:
 
     config: PretrainConfig
     parallel: Parallel
-    data: TrainingData
+    batches: Batches
+    groups: list[str]
+    """Names of the parts of the data whose loss is told apart."""
     validation: dict[str, Concatenation]
     validation_bytes: dict[str, int]
     """UTF-8 bytes of the text behind each language's validation tokens."""
     ends: tuple[int, int]
     """Ids of BOS and EOS, which validation does not count."""
-    fingerprint: dict[str, Any]
+    checkpoints: Checkpoints
+    watchdog: Watchdog
+    energy: EnergyMeter
     out: Path
+    log: Log
+    state: TrainingState
+    flops_per_token: float = 0.0
+    peak_flops: float | None = None
+    """Of all devices together, a second; None when it is not known."""
+    at_validation: "Callable[[Run, int, dict[str, dict[str, float]]], None] | None" = None
+    """Called on all ranks after each validation: evaluation hooks."""
+    at_step: "Callable[[Run, int], None] | None" = None
+    """Called on all ranks after each step: sample generations."""
     clock: float = field(default_factory=time.monotonic)
     """When the last step was settled: step times leave validation and checkpoints out."""
+    waited: float = 0.0
+    """Seconds that had been spent waiting for data when the last step was settled."""
+    watt_hours: float = 0.0
+    """Reading of the energy meter when the last step was settled."""
+    own_seconds: float = 0.0
+    """The last probe of this rank's own speed, and what it waited for data meanwhile."""
+
+    def restart_clocks(self) -> None:
+        """Leave what was done since the last step out of the next one's time."""
+        self.clock, self.waited, self.watt_hours = time.monotonic(), self.batches.waited, self.energy.read()
 
 
 @dataclass
@@ -51,12 +82,21 @@ class Pending:
     """A step whose numbers are still on their way from the device."""
 
     step: int
+    block: int
     rate: float
     numbers: torch.Tensor
-    """On the host: mean loss over all ranks, ranks told to stop, gradient norm; float32[3]."""
+    """On the host, float32[2 * groups + 3 + world]: see `optimise`."""
     arrived: "torch.cuda.Event | None"
     """None where the numbers are on the host already (CPU)."""
     made: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a settled step asks of the loop."""
+
+    stop: bool = False
+    go_back: bool = False
 
 
 @dataclass
@@ -67,153 +107,191 @@ class StopFlag:
 
 
 def optimise(run: Run, step: int, stop: StopFlag) -> Pending:
-    """One optimisation step (numbered from 0): forward and backward over this rank's micro batches, clip, update."""
-    parallel, config = run.parallel, run.config
-    rate = config.optimizer.learning_rate * rate_ratio(config.schedule, step, config.total_steps)
-    parallel.set_learning_rate(rate)
-    loss_sum = torch.zeros((), device=parallel.device)
-    for micro in range(parallel.accumulation):
-        inputs, targets = batch(run, step, micro)
-        with parallel.accelerator.accumulate(parallel.model):  # ddp exchanges gradients in the last micro step only
-            loss = token_losses(parallel, inputs, targets).mean()
-            parallel.accelerator.backward(loss)  # divides by the number of micro steps
-        loss_sum += loss.detach()
-    norm = parallel.apply_gradients()
-    share = loss_sum / (parallel.accumulation * parallel.world)
-    total = parallel.all_reduce(torch.stack([share, torch.tensor(float(bool(stop.name)), device=parallel.device)]))
-    return pending(step, rate, torch.cat([total, norm.reshape(1)]))
+    """One optimisation step (numbered from 0): forward and backward over this rank's micro batches, clip, update.
 
-
-def train(run: Run, begin: int) -> None:
-    """Train from step `begin` to the end, saving and validating on the way; leaves a checkpoint of the last step.
-
-    Raises `DataError` when loss or gradient are no longer finite (nothing is saved then) and `Interrupted`, after
-    saving, when a signal asked to stop.
+    Nothing here waits for the device. What it finds out is one vector, read a step later: summed loss and number of targets
+    by group, ranks that were told to stop, seconds of each rank's own work, gradient norm, and whether the update was applied.
     """
-    config, steps = run.config, run.config.total_steps
+    parallel, config, block = run.parallel, run.config, run.state.block(step)
+    rate = config.optimizer.learning_rate * rate_ratio(config, step)
+    limits = faults.limits(run.state, step, config.faults)
+    parallel.set_learning_rate(rate)
+    run.watchdog.beat(step + 1, "data")
+    share = run.batches.get(block)
+    run.watchdog.beat(step + 1, "step")
+    arrays = share.arrays.to(parallel.device, non_blocking=True)
+    own = [run.own_seconds if rank == parallel.rank else 0.0 for rank in range(parallel.world)]
+    told = parallel.all_reduce(on_device([share.targets, bool(stop.name), *own], parallel.device))
+    # gradients are averaged over the ranks, and ranks that share a sequence count its targets once each
+    targets = (told[0] / parallel.context_world).clamp(min=1)
+    scale = parallel.data_world * parallel.context_world / targets
+    sums = torch.zeros(2, len(run.groups), device=parallel.device)
+    for micro in range(parallel.accumulation):
+        whole = arrays[:, micro].long()
+        inputs, labels, positions, groups = parallel.slice_sequence(whole)
+        with parallel.accumulating(last=micro == parallel.accumulation - 1):
+            loss, found = parallel.model(inputs=inputs, targets=labels, positions=positions, groups=groups, scale=scale, whole_positions=whole[2])
+            parallel.backward(loss)
+        sums += found
+    sums = parallel.all_reduce(sums)
+    mean = sums[0].sum() / targets
+    norm, applied = parallel.update(~torch.isfinite(mean) | (mean > limits.loss), limits.norm)
+    return pending(step, block, rate, torch.cat([sums.flatten(), told[1:], norm.reshape(1), applied.reshape(1)]))
+
+
+def on_device(values: list[float], device: torch.device) -> torch.Tensor:
+    """float32[n] on the device, by way of pinned memory: a copy from ordinary memory would wait for the device."""
+    return torch.tensor(values, dtype=torch.float32, pin_memory=device.type == "cuda").to(device, non_blocking=True)
+
+
+def train(run: Run) -> dict[str, dict[str, float]]:
+    """Train from the step of `run.state` to the end, saving and validating on the way; return the last validation.
+
+    Leaves a checkpoint of the last step. Raises `DataError` when training does not recover from steps that cannot be applied,
+    and `Interrupted`, after saving, when a signal asked to stop.
+    """
+    config, steps, state = run.config, run.config.total_steps, run.state
     before: Pending | None = None
-    run.clock = time.monotonic()
-    with stop_signals() as stop:
-        for step in range(begin, steps):
-            current, done = optimise(run, step, stop), step + 1
+    results: dict[str, dict[str, float]] = {}
+    run.restart_clocks()
+    with stop_signals() as stop, profiler(config.monitor, run.out, run.parallel.rank) as profiled:
+        while (state := run.state).step < steps:
+            current = optimise(run, state.step, stop)
+            state.step += 1
+            done = state.step
             # a device's numbers are read one step late, so that the host never waits for it; every rank reads the same
-            stopping = settle(run, before)
+            verdict = settle(run, before)
             before = current
-            validating = _due(config.validate_every_steps, done) and done < steps
+            validating = _due(config.validate_every_steps, done) or done == steps
             saving = _due(config.checkpoint.every_steps, done) or done == steps
-            if stopping or validating or saving or current.arrived is None:
-                stopping = settle(run, before) or stopping
+            if verdict.stop or validating or saving or current.arrived is None:
+                later = settle(run, before)
+                verdict = Verdict(verdict.stop or later.stop, verdict.go_back or later.go_back)
                 before = None
+            if verdict.go_back:
+                go_back(run)
+                before = None
+                continue
+            profiled(done)
+            run.checkpoints.settle()
+            if run.at_step:
+                run.at_step(run, done)
             if validating:
-                validate(run, done)
-            if saving or stopping:
-                checkpoint.save(run.parallel, run.out / CHECKPOINTS, done, run.fingerprint, config.checkpoint.keep_last)
-            if stopping and done < steps:
+                run.watchdog.beat(done, "validation")
+                results = validate(run, done)
+                run.log({f"validation/{tag}/{key}": number for tag, value in results.items() for key, number in value.items()}, done)
+                if run.at_validation:
+                    run.at_validation(run, done, results)
+            if verdict.stop or (saving and (not state.skipped_in_a_row or done == steps)):
+                save(run, results if validating else {}, wait=verdict.stop or done == steps)
+            if verdict.stop and done < steps:
                 name = next((name for name in run.parallel.gather_objects(stop.name) if name), "")
                 raise Interrupted(f"pretrain: stopped at step {done} of {steps} on {name}; run the same command again to go on")
             if validating or saving:
-                run.clock = time.monotonic()
+                run.restart_clocks()
+    return results
+
+
+def save(run: Run, results: dict[str, dict[str, float]], *, wait: bool) -> None:
+    """Save a checkpoint of the state as it is, and say in the run's folder how far it is. All ranks call this."""
+    run.watchdog.beat(run.state.step, "checkpoint")
+    run.checkpoints.save(dataclasses.replace(run.state), bits_per_byte=mean_bits_per_byte(results), wait=wait)
+    if run.parallel.rank == 0:
+        write_state(run.out, run.state)
+
+
+def go_back(run: Run) -> None:
+    """Load the newest checkpoint and go on from there, leaving out the data read since. All ranks call this."""
+    run.watchdog.beat(run.state.step, "rollback")
+    run.checkpoints.wait()
+    found = run.checkpoints.roll_back(run.state)
+    if found is None:
+        peak = run.config.optimizer.learning_rate
+        raise DataError(
+            f"pretrain: {run.state.skipped_in_a_row} steps in a row up to step {run.state.step} could not be applied (see {run.out / METRICS}), and there is "
+            f"no checkpoint to go back to. Lower optimizer.learning_rate (the peak is {peak:g}) or lengthen schedule.warmup_steps, and run again"
+        )
+    before, run.state = run.state, faults.rolled_back(run.state, found, run.config.faults)
+    at, blocks = run.state.gaps[-1]
+    if run.parallel.rank == 0:
+        samples = blocks * run.config.global_batch_samples
+        told = f"{before.skipped_in_a_row} steps in a row could not be applied: back to step {at}; the {samples} samples read since are left out"
+        event(run.out, before.step, "rollback", told)
+        rewind_lines(run.out, at)
+        write_state(run.out, run.state)
+    run.parallel.barrier()
+    run.restart_clocks()
 
 
 def _due(every: int, done: int) -> bool:
     return every > 0 and done % every == 0
 
 
-def batch(run: Run, step: int, micro: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Inputs and targets of one micro step of this rank, int64[micro_batch_size, sequence_length] on the device."""
-    parallel, config = run.parallel, run.config
-    numbers = rank_numbers(step, micro, parallel.rank, parallel.world, config.micro_batch_size, config.global_batch_samples)
-    samples = torch.from_numpy(run.data.samples(numbers))
-    if parallel.device.type == "cuda":
-        samples = samples.pin_memory().to(parallel.device, non_blocking=True)
-    return samples[:, :-1], samples[:, 1:]
-
-
-def token_losses(parallel: Parallel, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of each token in nats, float32[rows * sequence_length]; 0 where the target is `IGNORED`."""
-    logits = parallel.model(input_ids=inputs, use_cache=False).logits
-    return cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none")
-
-
-def pending(step: int, rate: float, numbers: torch.Tensor) -> Pending:
+def pending(step: int, block: int, rate: float, numbers: torch.Tensor) -> Pending:
     """Begin the copy of a step's numbers to the host without waiting for it."""
     if numbers.device.type != "cuda":
-        return Pending(step, rate, numbers, None)
+        return Pending(step, block, rate, numbers, None)
     host = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True).copy_(numbers, non_blocking=True)
     arrived = torch.cuda.current_stream().record_event()
-    return Pending(step, rate, host, arrived)
+    return Pending(step, block, rate, host, arrived)
 
 
-def settle(run: Run, entry: Pending | None) -> bool:
-    """Wait for a step's numbers, refuse what is not finite, write them down; True when a rank was told to stop."""
+def settle(run: Run, entry: Pending | None) -> Verdict:
+    """Wait for a step's numbers, judge them and write them down."""
     if entry is None:
-        return False
+        return Verdict()
     if entry.arrived is not None:
         entry.arrived.synchronize()
-    loss, stopping, norm = entry.numbers.tolist()
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise DataError(
-            f"pretrain: step {entry.step + 1}: loss {loss}, gradient norm {norm}: no longer finite, and nothing was saved after it. "
-            f"Lower optimizer.learning_rate (the peak is {run.config.optimizer.learning_rate:g}) or lengthen schedule.warmup_steps, and run again"
-        )
-    now, config = entry.made if entry.arrived is None else time.monotonic(), run.config
+    now = entry.made if entry.arrived is None else time.monotonic()
     seconds, run.clock = now - run.clock, now
+    waited, run.waited = run.batches.waited - run.waited, run.batches.waited
+    energy = run.energy.read()
+    used, run.watt_hours = energy - run.watt_hours, energy
+    run.state.seconds += seconds
+    run.state.watt_hours += used * run.parallel.world  # the other ranks are taken to draw as much
+    count, numbers = len(run.groups), entry.numbers.tolist()
+    losses, targets, told, own = numbers[:count], numbers[count : 2 * count], numbers[2 * count], numbers[2 * count + 1 : -2]
+    norm, applied = numbers[-2], bool(numbers[-1])
+    loss = math.fsum(losses) / max(1.0, math.fsum(targets)) if all(map(math.isfinite, losses)) else math.nan
+    go_back_now = faults.note(run.state, entry.step, loss, norm, applied, run.config.faults)
     if run.parallel.rank == 0:
-        done, rate = entry.step + 1, config.global_batch_tokens / seconds
-        line = {"step": done, "tokens": done * config.global_batch_tokens, "loss": loss, "lr": entry.rate, "grad_norm": norm}
-        line |= {"tokens_per_second": round(rate, 1), "seconds": round(seconds, 4)}
-        append_line(run.out / METRICS, line)
-        if done % config.log_every_steps == 0 or done == config.total_steps:
-            say(f"pretrain: step {done}/{config.total_steps} loss {loss:.4f} lr {entry.rate:.2e} norm {norm:.2f} {rate:,.0f} tokens/s")
-            run.parallel.accelerator.log({key: value for key, value in line.items() if key != "step"}, step=done)
-    return bool(stopping > 0)
+        by_group = {name: total / number for name, total, number in zip(run.groups, losses, targets, strict=True) if number}
+        _write(run, entry, seconds, waited, {"loss": loss, "losses": by_group, "grad_norm": norm, "applied": applied, "targets": round(math.fsum(targets))})
+        _watch_ranks(run, entry.step + 1, own)
+    if _due(run.config.log_every_steps, entry.step + 1):
+        run.own_seconds = probe(run.parallel.device) + waited
+    return Verdict(told > 0, go_back_now)
 
 
-@torch.no_grad()
-def validate(run: Run, done: int) -> dict[str, dict[str, float]]:
-    """Mean loss (nats a token) and bits a byte of each language of the validation split. All ranks call this.
-
-    Bits a byte are comparable between tokenizers, and with the unigram baseline and the evaluation: all three leave BOS and
-    EOS out. Here windows of `sequence_length` run across documents, so the figures differ a little from the evaluation's.
-    With `validation_tokens`, bytes are counted in proportion to the tokens read.
-    """
-    parallel, config, results = run.parallel, run.config, {}
-    for tag, store in run.validation.items():
-        windows = validation_windows(store, config.sequence_length, config.validation_tokens)
-        sums = torch.zeros(2, dtype=torch.float64, device=parallel.device)
-        for arrays in validation_batches(store, windows, config.sequence_length, config.micro_batch_size, parallel.rank, parallel.world, run.ends):
-            inputs, targets = torch.from_numpy(arrays).to(parallel.device)
-            sums += torch.stack([token_losses(parallel, inputs, targets).sum(dtype=torch.float64), (targets != IGNORED).sum().double()])
-        nats, tokens = parallel.all_reduce(sums).tolist()
-        if tokens:
-            read_bytes = run.validation_bytes[tag] * windows[-1][1] / len(store)
-            results[tag] = {"loss": nats / tokens, "bits_per_byte": nats / math.log(2) / read_bytes}
-    if parallel.rank == 0:
-        append_line(run.out / VALIDATION, {"step": done, "validation": results})
-        say(f"pretrain: step {done} validation, bits a byte: " + ", ".join(f"{tag} {value['bits_per_byte']:.4f}" for tag, value in results.items()))
-        run.parallel.accelerator.log({f"validation/{tag}/{key}": number for tag, value in results.items() for key, number in value.items()}, step=done)
-    return results
+def _write(run: Run, entry: Pending, seconds: float, waited: float, found: dict[str, Any]) -> None:
+    config, done = run.config, entry.step + 1
+    rate = config.global_batch_tokens / seconds
+    line = {"step": done, "block": entry.block, "tokens": done * config.global_batch_tokens} | found
+    line |= {"lr": entry.rate, "tokens_per_second": round(rate, 1), "seconds": round(seconds, 5), "data_wait": round(waited / seconds, 5)}
+    line |= {"mfu": round(run.flops_per_token * rate / run.peak_flops, 4) if run.peak_flops else None}
+    line |= {"memory_bytes": peak_memory_bytes(run.parallel.device), "watt_hours": round(run.state.watt_hours, 5)}
+    append_line(run.out / METRICS, _finite(line))
+    if not line["applied"]:
+        event(run.out, done, "skip", f"step {done} was not applied: loss {found['loss']:.4g}, gradient norm {found['grad_norm']:.4g}")
+    if done % config.log_every_steps == 0 or done == config.total_steps:
+        say(progress_line(line, config.total_steps))
+        flat = {key: value for key, value in line.items() if key not in ("step", "losses") and isinstance(value, int | float)}
+        run.log(flat | {f"loss/{name}": value for name, value in line["losses"].items()}, done)
 
 
-def append_line(path: Path, value: dict[str, Any]) -> None:
-    """Add one JSON line to a file."""
-    with disk_errors(path), path.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(value) + "\n")
+def _finite(line: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN: null stands for it."""
+    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in line.items()}
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """JSON lines of a file; a last line cut short by a kill is left out."""
-    lines: list[dict[str, Any]] = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        with contextlib.suppress(ValueError):
-            lines.append(json.loads(text))
-    return lines
-
-
-def rewind_lines(path: Path, done: int) -> None:
-    """Drop the lines of steps after `done`: they are about to be made again."""
-    if path.is_file():
-        write_text(path, "".join(json.dumps(line) + "\n" for line in read_lines(path) if line["step"] <= done))
+def _watch_ranks(run: Run, done: int, own: list[float]) -> None:
+    settings = run.config.faults
+    if not settings.straggler_ratio or run.parallel.world < 2 or not _due(run.config.log_every_steps, done - 1) or not all(own):
+        return
+    median = statistics.median(own)
+    for rank in stragglers(own, settings.straggler_ratio):
+        told = f"rank {rank} is slow: {1000 * own[rank]:.1f} ms for its own work where the median is {1000 * median:.1f} ms"
+        event(run.out, done, "straggler", told)
 
 
 @contextlib.contextmanager

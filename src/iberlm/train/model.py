@@ -1,14 +1,16 @@
-"""The model: a plain `LlamaForCausalLM`, built without weights and filled afterwards. It knows no parallelism."""
+"""The model: a plain Hugging Face causal model, built without weights and filled afterwards. It knows no parallelism."""
 
 import hashlib
 
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
-from transformers import LlamaConfig, LlamaForCausalLM
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from iberlm.core.errors import DataError
 from iberlm.train.config import ModelConfig
+from iberlm.train.initial import load_weights
+from iberlm.train.optimizer import initial_std
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -46,24 +48,30 @@ def parameter_count(model: nn.Module) -> int:
 
 
 @torch.no_grad()
-def materialise(model: LlamaForCausalLM, device: torch.device, seed: int) -> None:
-    """Give a meta model (sharded by `fully_shard` or whole) memory on `device` and its initial weights.
+def materialise(model: nn.Module, device: torch.device, seed: int, initial_model: str = "", reference_hidden_size: int = 0) -> None:
+    """Give a meta model (a `TrainingModel` or the causal model alone, sharded by `fully_shard` or whole) memory on `device`, and weights.
 
-    Matrices are normal with the configuration's `initializer_range`, norms 1, as in Hugging Face's Llama. Each parameter
-    has a generator of its own, seeded by (seed, name): the weights are the same whichever way the model is sharded, and
-    a rank never holds more than one whole parameter beside its shards.
+    With `initial_model`, those of the Hugging Face folder (see `initial.load_weights`). Else matrices are normal with the
+    configuration's `initializer_range` (less in wide layers under the width rule, see `optimizer.initial_std`) and norms 1, as in
+    Hugging Face's Llama; each parameter has a generator of its own,
+    seeded by (seed, its Hugging Face name): the weights are the same whichever way the model is sharded, and a rank never holds
+    more than one whole parameter beside its shards.
     """
+    causal: PreTrainedModel = getattr(model, "causal", model)
     model.to_empty(device=device)
-    model.tie_weights()
-    # its frequencies are computed, not stored, so `to_empty` left them undefined
-    model.model.rotary_emb = LlamaRotaryEmbedding(config=model.config).to(device)
-    for name, parameter in model.named_parameters():
+    causal.tie_weights()
+    _compute_buffers(causal)
+    if initial_model:
+        load_weights(causal, initial_model)
+        return
+    for name, parameter in causal.named_parameters():
         if parameter.dim() == 1:
             parameter.fill_(1.0)
             continue
         digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-        whole = torch.empty(parameter.shape).normal_(0.0, model.config.initializer_range, generator=generator)
+        size = initial_std(name, causal.config.initializer_range, causal.config.hidden_size, reference_hidden_size)
+        whole = torch.empty(parameter.shape).normal_(0.0, size, generator=generator)
         if isinstance(parameter, DTensor):
             # every rank has made the same values: no broadcast
             parameter.copy_(distribute_tensor(whole.to(device), parameter.device_mesh, parameter.placements, src_data_rank=None))
@@ -71,11 +79,18 @@ def materialise(model: LlamaForCausalLM, device: torch.device, seed: int) -> Non
             parameter.copy_(whole)
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Two groups for AdamW: matrices, and what decay spares (norms, and embeddings, which a step touches only in part)."""
-    spared = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    decay: list[nn.Parameter] = []
-    rest: list[nn.Parameter] = []
-    for parameter in model.parameters():
-        (rest if parameter.dim() == 1 or id(parameter) in spared else decay).append(parameter)
-    return [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+def _compute_buffers(causal: PreTrainedModel) -> None:
+    """Fill the buffers that no file holds (frequencies of rotary positions): `to_empty` left them undefined."""
+    for name, module in causal.named_modules():
+        computed = [key for key in module._non_persistent_buffers_set if module._buffers[key] is not None]
+        for key in computed:
+            buffer = module._buffers[key]
+            assert buffer is not None
+            buffer.fill_(float("nan") if buffer.is_floating_point() else 0)
+        if computed:
+            causal._init_weights(module)
+        for key in computed:
+            buffer = module._buffers[key]
+            assert buffer is not None
+            if not bool(torch.isfinite(buffer).all()):
+                raise DataError(f"initial_model: {type(causal).__name__} does not say how to compute its buffer {name}.{key}; choose another architecture")

@@ -11,42 +11,49 @@ from iberlm.core.manifest import Manifest
 from iberlm.core.ranks import run_ranks
 from iberlm.core.stage import Record, run_stage
 from iberlm.train.config import CHECKSUMS, PretrainConfig, accumulation_steps, check_world
-from iberlm.train.inputs import check_gates, check_tokenizer, verify_store
+from iberlm.train.inputs import check_gates, check_model, check_tokenizer, verify_store
 
-VERSION = 1
+VERSION = 2
 
 Launcher = Callable[[str, list[str], int], None]
 """Runs `python -m MODULE ARGUMENTS` as so many ranks and raises what a rank raised: `core.ranks.run_ranks` or Slurm's srun."""
 
 
 def run(config: PretrainConfig, inputs: list[Manifest], out: Path, *, launcher: Launcher = run_ranks) -> Manifest:
-    """Pretrain from `inputs` = [tokenize, train-tokenizer]; return the manifest.
+    """Pretrain from `inputs` = [tokenize, train-tokenizer], then the tokenize stage of `replay` when there is one, then the manifest
+    of `initial_model` when one of our stages made it; return the manifest.
 
     Only this process keeps the stage's books. With one rank it trains here; with `cluster.processes` > 1 the launcher
     starts the ranks, which find their settings frozen in `out`. An interrupted run goes on from its newest checkpoint.
     Refused before anything starts: a tokenizer that was changed, that the store was not made with, or that failed a gate
     which is not waived, and a store whose files are not those of its manifest (see `inputs`).
     """
-    check_tokenizer(*inputs)
+    stores = [manifest for manifest in inputs if manifest.stage == inputs[0].stage]
+    for store in stores:
+        check_tokenizer(store, inputs[1])
     check_gates(inputs[1], config.waived_gates)
+    check_model(config)
 
     def body(config: PretrainConfig, inputs: list[Manifest], out: Path, record: Record) -> None:
-        from iberlm.train import export, loop, worker
+        from iberlm.train import export, generations, metrics, worker
 
-        tokens, tokenizer = (manifest.folder for manifest in inputs)
         # what does not fit is told before anything starts
-        check_world(config.strategy.name, config.cluster.processes)
+        check_world(config.strategy, config.cluster.processes)
         accumulation_steps(config, config.cluster.processes)
         if config.verify_store == CHECKSUMS:
-            verify_store(inputs[0], out)
+            for store in stores:
+                verify_store(store, out)
+        folders = worker.Inputs(inputs[0].folder, inputs[1].folder, stores[1].folder if len(stores) > 1 else None)
+        frozen = worker.freeze(config, folders, out)
         if config.cluster.processes == 1:
-            worker.train_rank(config, tokens, tokenizer, out)
+            worker.train_rank(config, folders, out)
         else:
-            launcher("iberlm.train.worker", [str(worker.freeze(config, tokens, tokenizer, out))], config.cluster.processes)
+            launcher("iberlm.train.worker", [str(frozen)], config.cluster.processes)
         record.metrics = json.loads((out / worker.SUMMARY).read_text(encoding="utf-8"))
-        for name in (export.MODEL, loop.CHECKPOINTS):
+        for name in (export.MODEL, worker.CHECKPOINTS):
             record.output_tree(out / name)
-        for name in (loop.METRICS, loop.VALIDATION, export.GENERATIONS):
-            record.output(out / name)
+        for name in (metrics.METRICS, metrics.VALIDATION, metrics.EVENTS, metrics.SAMPLES, metrics.STATE, generations.GENERATIONS, worker.MEMORISATION):
+            if (out / name).is_file():
+                record.output(out / name)
 
     return run_stage("pretrain", VERSION, body, config, inputs, out, resumable=True)

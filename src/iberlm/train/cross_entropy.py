@@ -1,0 +1,137 @@
+"""The output layer and its cross-entropy in one, so that the logits of all tokens need not exist at once.
+
+The minimised loss is `scale` times the sum over targets of cross-entropy + z_loss * logsumexp^2 (de Brebisson and Vincent, 2016;
+PaLM, Chowdhery et al., 2022, uses 1e-4). Logits are products in the precision of the model; softmax and sums are float32.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn.functional import linear
+
+IGNORED = -100
+"""A target that is not counted."""
+CHUNK_BYTES = 1 << 28
+"""Logits that exist at once, at most, in the precision of the products."""
+
+Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+
+
+def plain(logits: torch.Tensor, targets: torch.Tensor, scale: torch.Tensor, z_loss: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Loss (float32[], differentiable) and cross-entropy of each token (float32[N], detached; 0 where IGNORED) of logits [N, V] and targets int64[N]."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    losses = torch.nn.functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none")
+    minimised = losses
+    if z_loss:
+        minimised = losses + z_loss * torch.where(targets == IGNORED, 0.0, torch.logsumexp(logits, -1).square())
+    return minimised.sum() * scale, losses.detach()
+
+
+def chunked(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    scale: torch.Tensor,
+    z_loss: float,
+    kernel: "Kernel | None" = None,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same as `plain(linear(hidden, weight), ...)`, a chunk of tokens at a time, with the gradients made on the way.
+
+    hidden [N, H], weight [V, H]; products are in autocast's precision where that is on, else in that of `hidden` and `weight`.
+    Nothing is computed twice: each chunk's gradient follows its logits at once, and the gradient of `weight` adds up in
+    float32. The result can be differentiated once.
+    """
+    with torch.no_grad():
+        scale = scale.to(torch.promote_types(hidden.dtype, torch.float32))
+    loss, losses = _Chunked.apply(hidden, weight, targets, scale, z_loss, kernel or gradient_kernel, chunk_bytes)
+    return loss, losses
+
+
+@torch.no_grad()
+def token_losses(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, chunk_bytes: int = CHUNK_BYTES) -> torch.Tensor:
+    """Cross-entropy of each token, float32[N], 0 where IGNORED: for validation."""
+    dtype = product_type(hidden, weight)
+    losses = torch.empty(targets.shape, dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
+    with torch.autocast(hidden.device.type, enabled=False):
+        hidden, weight = hidden.to(dtype), weight.to(dtype)
+        for part in _chunks(len(targets), weight, chunk_bytes):
+            logits = linear(hidden[part], weight).to(losses.dtype)
+            losses[part] = torch.nn.functional.cross_entropy(logits, targets[part], ignore_index=IGNORED, reduction="none")
+    return losses
+
+
+def product_type(hidden: torch.Tensor, weight: torch.Tensor) -> torch.dtype:
+    """The precision of the products of `hidden` and `weight`."""
+    kind = hidden.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.promote_types(hidden.dtype, weight.dtype)
+
+
+def _chunks(tokens: int, weight: torch.Tensor, chunk_bytes: int) -> list[slice]:
+    rows = max(1, chunk_bytes // (weight.shape[0] * weight.element_size()))
+    count = -(-tokens // rows)
+    rows = -(-tokens // count) if count else 1  # of one size, as far as that goes: another size is another kernel to compile
+    return [slice(begin, min(begin + rows, tokens)) for begin in range(0, tokens, rows)]
+
+
+def gradient_kernel(logits: torch.Tensor, targets: torch.Tensor, scale: torch.Tensor, z_loss: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Cross-entropy of each token and the logarithm of its sum of exponentials, float32[n], and the gradient of the minimised loss, like `logits` [n, V].
+
+    With p = softmax(logits): d loss / d logits = scale * (p * (1 + 2 * z_loss * logsumexp) - onehot(target)), 0 where IGNORED.
+    """
+    counted = targets != IGNORED
+    places = targets.clamp(min=0)[:, None]
+    logarithms = torch.log_softmax(logits, -1, dtype=scale.dtype)
+    chosen = logarithms.gather(1, places).squeeze(1)
+    sums = logits.gather(1, places).squeeze(1).to(scale.dtype) - chosen
+    factor = torch.where(counted, scale, 0.0)[:, None]
+    gradient = logarithms.exp_().mul_(factor * (1 + 2 * z_loss * sums[:, None]))
+    gradient.scatter_add_(1, places, -factor)
+    return torch.where(counted, -chosen, 0.0), sums, gradient.to(logits.dtype)
+
+
+def fused_gradient_kernel(logits: torch.Tensor, targets: torch.Tensor, scale: torch.Tensor, z_loss: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """`gradient_kernel` written for torch.compile, which makes two passes over each row of it and no float32 copy."""
+    counted = targets != IGNORED
+    exact = logits.to(scale.dtype)
+    sums = torch.logsumexp(exact, -1)
+    losses = sums - exact.gather(1, targets.clamp(min=0)[:, None]).squeeze(1)
+    factor = torch.where(counted, scale, 0.0)[:, None]
+    columns = torch.arange(logits.shape[1], device=logits.device)
+    gradient = factor * (torch.exp(exact - sums[:, None]) * (1 + 2 * z_loss * sums[:, None]) - (columns == targets[:, None]).to(scale.dtype))
+    return torch.where(counted, losses, 0.0), sums, gradient.to(logits.dtype)
+
+
+class _Chunked(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, scale: torch.Tensor, z_loss: float, kernel: Kernel, chunk_bytes: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        exact, dtype = scale.dtype, product_type(hidden, weight)
+        losses = torch.empty(targets.shape, dtype=exact, device=hidden.device)
+        sums = torch.empty_like(losses)
+        grad_hidden = torch.empty_like(hidden, memory_format=torch.contiguous_format)
+        grad_weight: torch.Tensor | None = None
+        with torch.autocast(hidden.device.type, enabled=False):
+            inputs, matrix = hidden.to(dtype), weight.to(dtype)
+            for part in _chunks(len(targets), matrix, chunk_bytes):
+                logits = linear(inputs[part], matrix)
+                losses[part], sums[part], gradient = kernel(logits, targets[part], scale, z_loss)
+                del logits
+                grad_hidden[part] = gradient @ matrix
+                product = gradient.T @ inputs[part]
+                grad_weight = product.to(exact) if grad_weight is None else grad_weight.add_(product)
+        minimised = losses.sum()
+        if z_loss:
+            minimised = minimised + z_loss * torch.where(targets == IGNORED, 0.0, sums.square()).sum()
+        ctx.gradients = grad_hidden, grad_weight
+        ctx.mark_non_differentiable(losses)
+        return minimised * scale, losses
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        if ctx.gradients is None:
+            raise RuntimeError("chunked cross-entropy can be differentiated once: its gradients were made in the forward pass and have been used")
+        (grad_hidden, grad_weight), ctx.gradients = ctx.gradients, None
+        return grad_hidden.mul_(upstream[0]), None if grad_weight is None else grad_weight.mul_(upstream[0]), None, None, None, None, None

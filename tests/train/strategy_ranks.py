@@ -1,0 +1,171 @@
+"""One rank of the tests of `strategy`: `python -m tests.train.strategy_ranks CASES.json FOLDER` trains each case and writes down what it saw."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.distributed.tensor import DTensor
+
+from iberlm.core.config import ClusterConfig
+from iberlm.core.ranks import rank_main
+from iberlm.train.config import ModelConfig, OptimizerConfig, PretrainConfig, StrategyConfig
+from iberlm.train.hardware import Choices
+from iberlm.train.strategy import Parallel, parallelize, session
+from iberlm.train.training_model import build_training_model
+
+from .conftest import VOCABULARY, tiny
+
+STEPS, SAMPLES, LENGTH, GROUPS = 4, 8, 32, 3
+NO_LIMIT = float("inf")
+MODEL = {"hidden_size": 32, "layers": 2, "heads": 4, "kv_heads": 2, "ffn_size": 64, "max_position_embeddings": 64, "initializer_range": 0.1}
+
+
+@dataclasses.dataclass
+class Case:
+    """What is trained, and how."""
+
+    label: str
+    strategy: dict[str, Any]
+    ranks: int
+    precision: str = "fp32"
+    optimizer: str = "adamw"
+    tie_embeddings: bool = False
+    masking: bool = True
+    compile: bool = False
+    checkpointing: str = "none"
+    faults: bool = True
+    """Also train with steps that are left out."""
+    model: dict[str, Any] = dataclasses.field(default_factory=dict)
+    micro_batch_size: int = 2
+
+
+def configured(case: Case) -> tuple[PretrainConfig, Choices]:
+    config = tiny(
+        model=ModelConfig(vocabulary_size=VOCABULARY, tie_embeddings=case.tie_embeddings, **(MODEL | case.model)),
+        strategy=StrategyConfig(**case.strategy),
+        optimizer=OptimizerConfig(kind=case.optimizer, learning_rate=1e-2),
+        cluster=ClusterConfig(processes=case.ranks),
+        sequence_length=LENGTH,
+        global_batch_tokens=SAMPLES * LENGTH,
+        micro_batch_size=case.micro_batch_size,
+        precision=case.precision,
+        activation_checkpointing=case.checkpointing,
+        tracker="none",
+        clip_norm=0.5,
+    )
+    config.objective.document_masking = case.masking
+    return config, Choices(case.precision, case.compile, "sdpa", "plain", ())
+
+
+def samples(step: int) -> torch.Tensor:
+    """Inputs, targets, positions and groups of a step, int64[4, SAMPLES, LENGTH], with two documents in each row."""
+    generator = np.random.default_rng(step)
+    tokens = generator.integers(2, VOCABULARY, (SAMPLES, LENGTH + 1))
+    ends = generator.integers(5, LENGTH - 5, (SAMPLES, 1))
+    columns = np.arange(LENGTH)[None]
+    positions = np.where(columns < ends, columns, columns - ends)
+    targets = np.where(columns == ends - 1, -100, tokens[:, 1:])
+    groups = np.broadcast_to(generator.integers(0, GROUPS, (SAMPLES, 1)), targets.shape)
+    return torch.from_numpy(np.stack([tokens[:, :-1], targets, positions, groups]))
+
+
+def gradients(parallel: Parallel, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Forward and backward over this rank's share of a step; sums by group over all ranks, and the mean loss."""
+    mine = samples(step).chunk(parallel.data_world, dim=1)[parallel.data_rank]
+    targets = parallel.all_reduce((parallel.slice_sequence(mine)[1] != -100).sum().float())
+    scale = parallel.data_world * parallel.context_world / targets
+    sums = torch.zeros(2, GROUPS)
+    for number, whole in enumerate(mine.chunk(parallel.accumulation, dim=1)):
+        inputs, labels, positions, groups = parallel.slice_sequence(whole)
+        with parallel.accumulating(last=number == parallel.accumulation - 1):
+            loss, found = parallel.model(inputs=inputs, targets=labels, positions=positions, groups=groups, scale=scale, whole_positions=whole[2])
+            parallel.backward(loss)
+        sums += found
+    sums = parallel.all_reduce(sums)
+    return sums, sums[0].sum() / targets
+
+
+def train(parallel: Parallel, bad_before: dict[int, str]) -> dict[str, Any]:
+    """Losses, norms and learning by step. Before the steps of `bad_before` another step, bad in this way, is tried and must change nothing."""
+    seen: dict[str, Any] = {"losses": [], "norms": [], "sums": [], "left_out": []}
+    for step in range(STEPS):
+        parallel.set_learning_rate(1e-2 / (step + 1))
+        if step in bad_before:
+            seen["left_out"].append(left_out(parallel, bad_before[step]))
+        sums, mean = gradients(parallel, step)
+        norm, applied = parallel.update(~torch.isfinite(mean), NO_LIMIT)
+        assert norm.shape == applied.shape == ()
+        assert float(applied) == 1
+        seen["losses"].append(float(mean))
+        seen["norms"].append(float(norm))
+        seen["sums"].append(sums.tolist())
+    return seen
+
+
+def left_out(parallel: Parallel, kind: str) -> dict[str, Any]:
+    """Try a step on samples of its own that is bad, above the limit of the norm, or has gradients that are not finite."""
+    before = snapshot(parallel)
+    gradients(parallel, 100)
+    if kind == "not finite":
+        # one rank is enough, and only a part of its gradients
+        scale = torch.tensor(float("nan") if parallel.rank == parallel.world - 1 else 0.0)
+        mine = samples(101)[:, :1]
+        inputs, labels, positions, groups = parallel.slice_sequence(mine)
+        with parallel.accumulating(last=True):
+            loss, _ = parallel.model(inputs=inputs, targets=labels, positions=positions, groups=groups, scale=scale, whole_positions=mine[2])
+            parallel.backward(loss)
+    norm, applied = parallel.update(torch.tensor(kind == "bad"), 1e-3 if kind == "norm" else NO_LIMIT)
+    after = snapshot(parallel)
+    same = before.keys() <= after.keys() and all(torch.equal(before[key], after[key]) for key in before)
+    # state that the optimiser makes in its first step, if this was the one, is that of no step at all
+    new = all(not value.any() for key, value in after.items() if key not in before and not key.startswith("weights"))
+    return {"kind": kind, "same": same, "new_is_zero": new, "tensors": len(before), "norm": float(norm), "applied": float(applied)}
+
+
+def snapshot(parallel: Parallel) -> dict[str, torch.Tensor]:
+    """Copies of this rank's parts of parameters, moments and step counts."""
+    found: dict[str, torch.Tensor] = {}
+    for number, parameter in enumerate(parallel.module.parameters()):
+        value = getattr(parameter, "ds_tensor", parameter)
+        found[f"parameter {number}"] = (value.to_local() if isinstance(value, DTensor) else value).detach().clone()
+    for which, optimizer in enumerate(parallel.optimizers):
+        for number, (weights, state) in enumerate(optimizer.state.items()):
+            found[f"weights {which} {number}"] = (weights.to_local() if isinstance(weights, DTensor) else weights).detach().clone()
+            for key, value in state.items():
+                if isinstance(value, torch.Tensor):
+                    found[f"{key} {which} {number}"] = (value.to_local() if isinstance(value, DTensor) else value).detach().clone()
+    return found
+
+
+def run(case: Case, out: Path) -> dict[str, Any]:
+    """Train a case as this rank, and again with steps left out."""
+    config, choices = configured(case)
+    with session(config, choices, str(out)) as accelerator:
+        results = {}
+        for name, bad in {"straight": {}, "faulty": {0: "bad", 2: "norm", 3: "not finite"}}.items():
+            if name == "faulty" and not case.faults:
+                continue
+            module = build_training_model(config, VOCABULARY, choices, GROUPS)
+            parallel = parallelize(accelerator, module, config, choices)
+            results[name] = train(parallel, bad)
+        where = {"rank": parallel.rank, "data_rank": parallel.data_rank, "context_rank": parallel.context_rank, "gathered": parallel.gather_objects(parallel.rank)}
+        return results | {"verified": dataclasses.asdict(parallel.verified), "line": parallel.verified.line(), "where": where}
+
+
+def main(arguments: list[str]) -> None:
+    """Train the cases one after the other; the world comes down and up again between them."""
+    cases, out = json.loads(Path(arguments[0]).read_text()), Path(arguments[1])
+    for case in cases:
+        # a store of its own: torch keeps one open for each port, and a second world would find the first one's addresses in it
+        os.environ["MASTER_PORT"] = str(case.pop("port"))
+        result = run(Case(**case), out)
+        (out / f"{case['label']}-{os.environ['RANK']}.json").write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    rank_main(main)
