@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch.distributed.tensor import DTensor
 
 from iberlm.core.config import ClusterConfig
@@ -141,29 +142,26 @@ def snapshot(parallel: Parallel) -> dict[str, torch.Tensor]:
     return found
 
 
-def run(case: Case, out: Path) -> dict[str, Any]:
+def run(accelerator: Accelerator, case: Case) -> dict[str, Any]:
     """Train a case as this rank, and again with steps left out."""
     config, choices = configured(case)
-    with session(config, choices, str(out)) as accelerator:
-        results = {}
-        for name, bad in {"straight": {}, "faulty": {0: "bad", 2: "norm", 3: "not finite"}}.items():
-            if name == "faulty" and not case.faults:
-                continue
-            module = build_training_model(config, VOCABULARY, choices, GROUPS)
-            parallel = parallelize(accelerator, module, config, choices)
-            results[name] = train(parallel, bad)
-        where = {"rank": parallel.rank, "data_rank": parallel.data_rank, "context_rank": parallel.context_rank, "gathered": parallel.gather_objects(parallel.rank)}
-        return results | {"verified": dataclasses.asdict(parallel.verified), "line": parallel.verified.line(), "where": where}
+    results = {}
+    for name, bad in {"straight": {}, "faulty": {0: "bad", 2: "norm", 3: "not finite"}}.items():
+        if name == "faulty" and not case.faults:
+            continue
+        module = build_training_model(config, VOCABULARY, choices, GROUPS)
+        parallel = parallelize(accelerator, module, config, choices)
+        results[name] = train(parallel, bad)
+    where = {"rank": parallel.rank, "data_rank": parallel.data_rank, "context_rank": parallel.context_rank, "gathered": parallel.gather_objects(parallel.rank)}
+    return results | {"verified": dataclasses.asdict(parallel.verified), "line": parallel.verified.line(), "where": where}
 
 
 def main(arguments: list[str]) -> None:
-    """Train the cases one after the other; the world comes down and up again between them."""
-    cases, out = json.loads(Path(arguments[0]).read_text()), Path(arguments[1])
-    for case in cases:
-        # a store of its own: torch keeps one open for each port, and a second world would find the first one's addresses in it
-        os.environ["MASTER_PORT"] = str(case.pop("port"))
-        result = run(Case(**case), out)
-        (out / f"{case['label']}-{os.environ['RANK']}.json").write_text(json.dumps(result))
+    """Train the cases one after the other, in one world: starting ranks is what takes time."""
+    cases, out = [Case(**case) for case in json.loads(Path(arguments[0]).read_text())], Path(arguments[1])
+    with session(*configured(cases[0]), str(out)) as accelerator:
+        for case in cases:
+            (out / f"{case.label}-{os.environ['RANK']}.json").write_text(json.dumps(run(accelerator, case)))
 
 
 if __name__ == "__main__":

@@ -263,7 +263,7 @@ def test_a_share_of_the_samples_is_replayed_in_every_phase(inputs: list[Manifest
     groups = data.build(some)[0][3]
     assert [[data.groups[group] for group in row] for row in groups.tolist()] == expected_groups(data, {"": inputs[0], "replay:": old_store}, some)
     limited = replace(replay, mixture=replace(replay.mixture, max_epochs=2))
-    with pytest.raises(ConfigError, match=r"replay\.mixture\.max_epochs: by step 4096 'replay:es' would have been read [\d.]+ times, and the limit is 2"):
+    with pytest.raises(ConfigError, match=r"replay\.mixture\.max_epochs: by step 2048 'replay:es' would have been read [\d.]+ times, and the limit is 2"):
         open_training(replace(config, replay=limited), inputs[0], VOCABULARY, bos=BOS, replay=old_store)
 
 
@@ -288,9 +288,9 @@ def test_a_run_that_would_read_a_language_too_often_is_refused(inputs: list[Mani
     with pytest.raises(ConfigError, match=r"mixture\.max_epochs: by step 1000 '[a-z-]+' would have been read [\d.]+ times, and the limit is 3; draw less"):
         opened(inputs, mixture=often, steps=1000)
     # a limit holds for all that was read by the end of its phase, and for what its phase draws
-    phases = [PhaseConfig(until=0.5, mixture=weighted(eu=1)), PhaseConfig(mixture=replace(weighted(es=1), max_epochs=3))]
+    phases = [PhaseConfig(until=0.5, mixture=weighted(eu=1)), PhaseConfig(mixture=replace(weighted(es=1), max_epochs=1.5))]
     found = opened(inputs, phases=phases, steps=60).epochs()
-    assert found["eu"] > 3 > found["es"]
+    assert found["eu"] > 1.5 > found["es"]
     with pytest.raises(ConfigError, match=r"phases\[0\]\.mixture\.max_epochs: by step 500 'eu'"):
         opened(inputs, phases=[replace(phases[0], mixture=replace(weighted(eu=1), max_epochs=3)), phases[1]], steps=1000)
 

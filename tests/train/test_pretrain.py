@@ -1,20 +1,32 @@
 import itertools
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from iberlm.core.errors import ConfigError, CorruptError, DataError
+from iberlm.core.errors import ConfigError, CorruptError, DataError, IberlmError
 from iberlm.core.manifest import Manifest
 from iberlm.core.token_store import open_shard
 from iberlm.train import pretrain
 from iberlm.train.config import PretrainConfig
-from iberlm.train.config_groups import CheckpointConfig, MixtureConfig, ModelConfig, OptimizerConfig, ScheduleConfig
+from iberlm.train.config_groups import (
+    CanariesConfig,
+    CheckpointConfig,
+    MixtureConfig,
+    MonitorConfig,
+    ObjectiveConfig,
+    OptimizerConfig,
+    ReplayConfig,
+)
 
 from .conftest import VOCABULARY, make_store, tiny
 
@@ -138,20 +150,102 @@ def test_a_language_without_a_window_is_named(inputs: list[Manifest], tmp_path: 
         ({"global_batch_tokens": 250}, r"global_batch_tokens: 250 is not a multiple of sequence_length \(32\); nearest: 224, 256"),
         ({"sequence_length": 128}, r"sequence_length: 128 is above model.max_position_embeddings \(64\)"),
         ({"steps": 0, "tokens_total": 100}, r"steps: give steps, or a tokens_total of at least global_batch_tokens"),
-        ({"schedule": {"warmup_steps": 6}}, r"schedule.warmup_steps: 6 is not below the number of steps \(6\)"),
-        ({"precision": "fp16"}, r"precision: unknown value 'fp16'; choose among fp32, bf16"),
+        ({"schedule": {"warmup_steps": 6}}, r"schedule: 6 warm-up steps are not below the number of steps \(6\)"),
+        ({"precision": "fp16"}, r"precision: unknown value 'fp16'; choose among auto, fp32, bf16, fp8"),
+        ({"device": "tpu"}, r"device: unknown value 'tpu'; choose among auto, cuda, cpu"),
+        ({"phases": [{"until": 0.5}, {"until": 0.4}]}, r"phases: until=\[0.5, 0.4\]; each must be above the one before, and the last 1"),
+        ({"checkpoint": {"keep_best": 1, "every_steps": 3}, "validate_every_steps": 2}, r"keep_best: 1 needs a validation at every checkpoint"),
+        ({"canaries": {"canaries_each": 1}}, r"canaries: prefix_tokens \+ suffix_tokens \(64\) are more than sequence_length \(32\)"),
+        ({"replay": {"share": 0.5}}, r"replay: share=0.5 with tokens=''; give both, or neither"),
+        ({"objective": {"goldfish_k": 1}}, r"goldfish_k: 1 would leave out every token"),
+        ({"strategy": {"name": "ddp", "tensor": 2}}, r"strategy.tensor: 2 with strategy=ddp; it goes with fsdp2 and hsdp"),
+        ({"faults": {"straggler_ratio": 0.5}}, r"faults.straggler_ratio: 0.5; it must be above 1, or 0 for never"),
+        ({"monitor": {"hooks": ["nonsense"]}}, r"monitor.hooks: 'nonsense' is not package.module:function"),
+        ({"monitor": {"profile_steps": [5, 2]}}, r"monitor.profile_steps: \[5, 2\]; give \[first, last\], counted from 1"),
         ({"prompts": {"val": "Bon dia"}}, r"prompts: unknown language 'val'.*write 'ca-valencia'"),
-        ({"model": {"heads": 3}}, r"model.hidden_size: 256 is not a multiple of model.heads \(3\)"),
+        ({"model": {"heads": 3}}, r"model.hidden_size: 32 is not a multiple of model.heads \(3\)"),
         ({"model": {"heads": 4, "kv_heads": 3}}, r"model.kv_heads: model.heads \(4\) is not a multiple of 3"),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_choices(settings: dict[str, object], message: str) -> None:
-    makers = {"schedule": ScheduleConfig, "model": ModelConfig}
     with pytest.raises(ConfigError, match=message):
-        tiny(**{key: makers[key](**value) if isinstance(value, dict) and key in makers else value for key, value in settings.items()})
+        OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(tiny()), settings))
 
 
 def test_steps_follow_from_the_tokens() -> None:
     assert tiny(steps=0, tokens_total=256 * 7 + 100).total_steps == 7
     assert isinstance(tiny(), PretrainConfig)
     assert VOCABULARY == 300
+
+
+HOOK = """
+def longest(context):
+    return {"step": context.step, "languages": len(context.validation)}
+"""
+
+
+def test_all_that_can_be_watched_is_written(inputs: list[Manifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_hooks.py").write_text(HOOK)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = tiny(
+        steps=8,
+        optimizer=OptimizerConfig(kind="muon", learning_rate=5e-3),
+        objective=ObjectiveConfig(goldfish_k=4, goldfish_context=3, z_loss=1e-4, cross_entropy="chunked"),
+        canaries=CanariesConfig(repetitions=[1, 4], canaries_each=1, prefix_tokens=6, suffix_tokens=6),
+        checkpoint=CheckpointConfig(every_steps=2, keep_last=1, keep_every_steps=4, keep_best=1),
+        monitor=MonitorConfig(profile_steps=[2, 3], generate_every_steps=4, hooks=["my_hooks:longest"], peak_tflops=0.1),
+        activation_checkpointing="full",
+        validate_every_steps=2,
+    )
+    manifest = pretrain.run(config, inputs, tmp_path / "run")
+    out = manifest.folder
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert all(0 < line["mfu"] < 1 for line in lines)
+    assert 0.6 < sum(line["targets"] for line in lines) / (8 * 256) < 0.85, "about a quarter of the tokens is left out of the loss"
+    assert [(json.loads(line)["step"], json.loads(line)["language"]) for line in (out / "samples.jsonl").read_text().splitlines()] == [
+        (step, tag) for step in (4, 8) for tag in ("es", "ca-valencia")
+    ]
+    assert list((out / "profile").glob("rank-0*"))
+    best = min((json.loads(line) for line in (out / "validation.jsonl").read_text().splitlines()), key=_mean_bits)["step"]
+    assert {int(path.name[5:]) for path in (out / "checkpoints").iterdir()} == {4, 8, best}
+    assert json.loads((out / "memorisation.json").read_text()) == manifest.metrics["memorisation"]
+    assert manifest.metrics["mfu"]["peak_tflops"] == 0.1
+    assert manifest.metrics["energy"]["method"].startswith(("estimated", "measured"))
+    events = EventAccumulator(str(next((out / "tensorboard").rglob("events.*")).parent)).Reload()
+    assert {"loss", "grad_norm", "loss/eu", "validation/eu/bits_per_byte", "hook/longest/languages"} <= set(events.Tags()["scalars"])
+    assert json.loads((out / "state.json").read_text())["step"] == 8
+
+
+def _mean_bits(line: dict[str, Any]) -> float:
+    values = [value["bits_per_byte"] for value in line["validation"].values()]
+    return sum(values) / len(values)
+
+
+def test_a_model_is_gone_on_with_from_its_folder(trained: Manifest, inputs: list[Manifest], tmp_path: Path) -> None:
+    """Continued pretraining with replay of the old text: it begins where the model was, and its own text stays in the mixture."""
+    new = make_store(tmp_path / "tokenize", inputs[1], {"eu": 40})
+    config = tiny(
+        initial_model=str(trained.folder / "model"),
+        replay=ReplayConfig(tokens=str(inputs[0].folder), share=0.25, mixture=MixtureConfig(kind="uniform", languages=["es"])),
+        optimizer=OptimizerConfig(learning_rate=1e-3),
+        tracker="none",
+    )
+    manifest = pretrain.run(config, [new, inputs[1], inputs[0], trained], tmp_path / "run")
+    first = json.loads((manifest.folder / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["loss"] < 4.5, "from random weights it would be near ln 300 = 5.7"
+    assert manifest.metrics["mixture"] == pytest.approx({"eu": 0.75, "replay:es": 0.25})
+    assert manifest.metrics["validation"]["eu"]["loss"] < trained.metrics["validation"]["eu"]["loss"]
+
+
+def test_a_model_of_another_tokenizer_is_not_gone_on_with(trained: Manifest, inputs: list[Manifest], tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(trained.folder / "model", folder)
+    value = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = value["model"]["vocab"]
+    first, second = list(vocabulary)[-2:]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    (folder / "tokenizer.json").write_text(json.dumps(value))
+    with pytest.raises(IberlmError, match=r"resize-embeddings"):
+        pretrain.run(tiny(initial_model=str(folder)), inputs, tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"initial_model: .*nowhere has no config.json that can be read"):
+        pretrain.run(tiny(initial_model=str(tmp_path / "nowhere")), inputs, tmp_path / "run2")

@@ -68,8 +68,7 @@ class Checkpoints:
         self._staging = Staging(parallel.device)
         self._writer: threading.Thread | None = None
         self._error: BaseException | None = None
-        # one process without a process group is what `single` means
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized", category=UserWarning)
+        quiet_single_process()
 
     def save(self, state: TrainingState, *, bits_per_byte: float | None = None, wait: bool = False) -> None:
         """Publish the state after `state.step` steps as `step-N`, then delete what retention does not keep.
@@ -241,6 +240,12 @@ class Checkpoints:
         return gathered
 
 
+def quiet_single_process() -> None:
+    """Say nothing of one process without a process group: that is what `single` means."""
+    # for good, and not around each call: the writer is a thread, and Python's filters belong to the whole process
+    warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized", category=UserWarning)
+
+
 class Staging:
     """Copies of tensors in host memory, in buffers that are kept: pinned ones for a GPU, whose copies then run at the speed of the bus."""
 
@@ -298,7 +303,7 @@ def _disk_errors(path: Path) -> Iterator[None]:
 
 def _generation_config(causal: Any) -> dict[str, Any] | None:
     config = getattr(causal, "generation_config", None)
-    return config.to_dict() if config is not None else None
+    return config.to_diff_dict() if config is not None else None
 
 
 def _short(value: Any) -> str:

@@ -3,7 +3,6 @@
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -229,34 +228,26 @@ def open_training(
     """
     if (replay is not None) != (config.replay.share > 0):
         raise ValueError(f"replay.share is {config.replay.share} and {'no' if replay is None else 'a'} replay store was given")
-    length = config.sequence_length
-    stores = _open_part(manifest, vocabulary_size, bos, "")
-    old = _open_part(replay, vocabulary_size, bos, REPLAY) if replay is not None else {}
+    manifests = {"": manifest} | ({REPLAY: replay} if replay is not None else {})
+    for entry in manifests.values():
+        if boundary(entry)[0] != bos:
+            raise CorruptError(f"{entry.folder}: its documents begin with id {boundary(entry)[0]}, and the tokenizer's BOS is {bos}; tokenize again")
     if replay is not None:
         _check_same_tokenizer(manifest, replay)
-    begins = _phase_begins(config)
-    phases = []
-    for number, (phase, begin) in enumerate(zip(config.mixtures, begins, strict=True)):
-        key = f"phases[{number}].mixture" if config.phases else "mixture"
-        chosen = shares(phase.mixture, {tag: len(store) for tag, store in stores.items()}, length, key)
-        if replay is not None:
-            again = shares(config.replay.mixture, {tag: len(store) for tag, store in old.items()}, length, "replay.mixture")
-            chosen = {tag: share * (1 - config.replay.share) for tag, share in chosen.items()}
-            chosen |= {REPLAY + tag: share * config.replay.share for tag, share in again.items()}
-        phases.append(Phase(begin, chosen))
+    splits = {prefix: open_split(entry, TRAIN, vocabulary_size) for prefix, entry in manifests.items()}
+    phases = _phases(config, {prefix: {tag: len(store) for tag, store in split.items()} for prefix, split in splits.items()})
     drawn = set().union(*(phase.shares for phase in phases))
-    stores = {tag: store for tag, store in stores.items() if tag in drawn}
-    old = {tag: store for tag, store in old.items() if REPLAY + tag in drawn}
-    groups = open_groups(manifest, {tag: store.parts for tag, store in stores.items()}, 0)
-    if replay is not None:
-        groups += open_groups(replay, {tag: store.parts for tag, store in old.items()}, sum(len(entry.names) for entry in groups), REPLAY)
-    together = stores | {REPLAY + tag: store for tag, store in old.items()}
-    order = Order([Source(name, window_count(len(store), length)) for name, store in together.items()], config.seed, phases)
+    stores: dict[str, Concatenation] = {}
+    groups: list[SourceGroups] = []
+    for prefix, split in splits.items():
+        split = {tag: store for tag, store in split.items() if prefix + tag in drawn}
+        stores |= {prefix + tag: store for tag, store in split.items()}
+        groups += open_groups(manifests[prefix], {tag: store.parts for tag, store in split.items()}, sum(len(entry.names) for entry in groups), prefix)
     data = TrainingData(
-        order=order,
-        stores=list(together.values()),
+        order=Order([Source(name, window_count(len(store), config.sequence_length)) for name, store in stores.items()], config.seed, phases),
+        stores=list(stores.values()),
         source_groups=groups,
-        sequence_length=length,
+        sequence_length=config.sequence_length,
         vocabulary_size=vocabulary_size,
         bos=bos,
         objective=config.objective,
@@ -269,12 +260,6 @@ def open_training(
     return data
 
 
-def _open_part(manifest: Manifest, vocabulary_size: int, bos: int, prefix: str) -> dict[str, Concatenation]:
-    if boundary(manifest)[0] != bos:
-        raise CorruptError(f"{manifest.folder}: its documents begin with id {boundary(manifest)[0]}, and the tokenizer's BOS is {bos}; tokenize again")
-    return open_split(manifest, TRAIN, vocabulary_size)
-
-
 def _check_same_tokenizer(manifest: Manifest, replay: Manifest) -> None:
     for entry in (manifest, replay):
         if "tokenizer" not in entry.metrics:
@@ -283,33 +268,40 @@ def _check_same_tokenizer(manifest: Manifest, replay: Manifest) -> None:
         raise ConfigError(f"replay.tokens: {replay.folder} was made with another tokenizer than {manifest.folder}; tokenize its documents with the same one")
 
 
-def _phase_begins(config: PretrainConfig) -> list[int]:
-    """First sample of each phase; `ConfigError` for a phase that is over before its first step."""
-    steps = [0, *(round(phase.until * config.total_steps) for phase in config.mixtures)]
-    for number, (begin, end) in enumerate(pairwise(steps)):
+def _phases(config: PretrainConfig, tokens: dict[str, dict[str, int]]) -> list[Phase]:
+    """The phases of a run over stores with so many tokens a language; `ConfigError` for a phase that is over before its first step."""
+    found, begin, length = [], 0, config.sequence_length
+    for number, phase in enumerate(config.mixtures):
+        end = round(phase.until * config.total_steps)
         if begin == end:
-            raise ConfigError(
-                f"phases[{number}]: until={config.mixtures[number].until:g} of {config.total_steps} steps leaves it none; it begins at step {begin}"
-            )
-    return [step * config.global_batch_samples for step in steps[:-1]]
+            raise ConfigError(f"phases[{number}]: until={phase.until:g} of {config.total_steps} steps leaves it none; it begins at step {begin}")
+        chosen = shares(phase.mixture, tokens[""], length, _mixture_key(config, number))
+        if REPLAY in tokens:
+            again, part = shares(config.replay.mixture, tokens[REPLAY], length, "replay.mixture"), config.replay.share
+            chosen = {tag: share * (1 - part) for tag, share in chosen.items()} | {REPLAY + tag: share * part for tag, share in again.items()}
+        found.append(Phase(begin * config.global_batch_samples, chosen))
+        begin = end
+    return found
 
 
 def _check_epochs(config: PretrainConfig, data: TrainingData) -> None:
-    """Refuse what a phase, by its end, would have read more often than its mixture allows."""
+    """Refuse what a phase draws and would, by its end, have been read more often than its mixture allows; what is replayed counts over the run."""
     ends = [*(phase.begin for phase in data.order.phases[1:]), config.total_steps * config.global_batch_samples]
-    limits = [
-        (f"phases[{number}].mixture" if config.phases else "mixture", phase.mixture.max_epochs, end, False)
-        for number, (phase, end) in enumerate(zip(config.mixtures, ends, strict=True))
-    ]
-    for key, limit, end, again in [*limits, ("replay.mixture", config.replay.mixture.max_epochs, ends[-1], True)]:
-        phase = next(phase for phase in reversed(data.order.phases) if phase.begin < end)
+    again = config.replay.mixture.max_epochs
+    for number, (phase, drawn, end) in enumerate(zip(config.mixtures, data.order.phases, ends, strict=True)):
+        limits = {name: again if name.startswith(REPLAY) else phase.mixture.max_epochs for name in drawn.shares}
         for source, count in zip(data.order.sources, data.order.counts(end).tolist(), strict=True):
-            epochs, step = count / source.windows, end // config.global_batch_samples
-            if 0 < limit < epochs and source.name in phase.shares and source.name.startswith(REPLAY) == again:
+            epochs, limit = count / source.windows, limits.get(source.name, 0)
+            if limit and epochs > limit:
+                key = "replay.mixture" if source.name.startswith(REPLAY) else _mixture_key(config, number)
                 raise ConfigError(
-                    f"{key}.max_epochs: by step {step} '{source.name}' would have been read {epochs:.2f} times, and the limit is {limit:g}; "
-                    "draw less of it, train for fewer steps, or raise the limit"
+                    f"{key}.max_epochs: by step {end // config.global_batch_samples} '{source.name}' would have been read {epochs:.2f} times, and the "
+                    f"limit is {limit:g}; draw less of it, train for fewer steps, or raise the limit"
                 )
+
+
+def _mixture_key(config: PretrainConfig, phase: int) -> str:
+    return f"phases[{phase}].mixture" if config.phases else "mixture"
 
 
 def _open_canaries(config: PretrainConfig, vocabulary_size: int, special_ids: Iterable[int]) -> "Canaries | None":

@@ -37,8 +37,14 @@ def plugin(config: PretrainConfig, precision: str, accumulation: int) -> Any:
         "steps_per_print": 2**31,
     }
     os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
-    # parameters are split when the engine is made; transformers would split them, uninitialised, as soon as a model is built
-    return DeepSpeedPlugin(hf_ds_config=settings, zero3_init_flag=False)
+    return DeepSpeedPlugin(hf_ds_config=settings)
+
+
+def release_transformers() -> None:
+    """Take back what accelerate has told transformers: under zero3 every model that it builds from now on, for samples too, would be split at once."""
+    from transformers.integrations import unset_hf_deepspeed_config
+
+    unset_hf_deepspeed_config()
 
 
 def quiet_deepspeed() -> None:
@@ -60,6 +66,7 @@ def prepare(accelerator: Accelerator, module: nn.Module, optimizer: torch.optim.
         accelerator.state.deepspeed_plugin.deepspeed_config["zero_optimization"]["stage3_param_persistence_threshold"] = largest_vector
     buffers = {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
     engine, _ = accelerator.prepare(module, optimizer)
+    release_transformers()
     # it casts the whole module; rotary frequencies rounded to bf16 would be wrong by whole turns at far positions
     for name, buffer in buffers.items():
         owner, _, leaf = name.rpartition(".")

@@ -1,61 +1,101 @@
-"""The end of a run: a Hugging Face folder from the trained weights, and what the model says in each language."""
+"""The end of a run: whole weights from any strategy, and a Hugging Face folder of them."""
 
 import contextlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from iberlm.core.files import TEMPORARY_SUFFIX, disk_errors, fsync, write_json
-from iberlm.train.config import PretrainConfig
+from iberlm.core.errors import CorruptError
+from iberlm.core.files import TEMPORARY_SUFFIX, disk_errors, fsync
+from iberlm.train.checkpoint_state import named_buffers, named_parameters, plain_name
 from iberlm.train.model import DTYPES
 from iberlm.train.strategy import Parallel
+from iberlm.train.zero_state import whole_parameters
 
-MODEL, GENERATIONS = "model", "generations.json"
+MODEL = "model"
+_WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".gguf")
 
 
+@torch.no_grad()
 def whole_state(parallel: Parallel) -> dict[str, torch.Tensor]:
-    """The model's weights, whole and on the CPU, on the first rank (empty on the others). All ranks call this."""
-    if parallel.engine is not None:  # ZeRO-2 splits optimiser and gradients, every rank has all weights
-        return {name: tensor.detach().cpu() for name, tensor in parallel.module.causal.state_dict().items()} if parallel.rank == 0 else {}
-    state: dict[str, Any] = get_model_state_dict(parallel.model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-    return {name.removeprefix("causal."): tensor for name, tensor in state.items()} if parallel.rank == 0 else {}
+    """The model's fp32 weights by Hugging Face's names, tied ones once, whole and on the CPU, on the first rank (empty on the others).
+
+    All ranks call this. The others hold no more than one whole tensor at a time.
+    """
+    state: dict[str, torch.Tensor] = {}
+    if parallel.engine is not None:
+        parameters = whole_parameters(parallel)
+    else:
+        parameters = ((name, _whole(parameter.detach())) for name, parameter in named_parameters(parallel).items())
+    for name, tensor in parameters:
+        if parallel.rank == 0:
+            state[name] = tensor.cpu()
+    for name, buffer in named_buffers(parallel).items():
+        whole = _whole(buffer)
+        if parallel.rank == 0:
+            state[name] = whole.cpu()
+    return state
 
 
-def save_model(state: dict[str, torch.Tensor], empty: LlamaForCausalLM, tokenizer_folder: Path, path: Path, precision: str) -> None:
+def _whole(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def save_model(state: dict[str, torch.Tensor], empty: PreTrainedModel, tokenizer_folder: Path, path: Path, precision: str) -> None:
     """Publish a folder that `AutoModelForCausalLM` and `AutoTokenizer` load: weights, configuration, tokenizer.
 
-    `empty` is a meta model of the same shape: it only gives its configuration and the names that are tied.
+    `empty` is a meta model of the same shape, `TrainingModel.causal` for one: it gives its configuration, its generation settings and the names that are
+    tied. Raises `CorruptError` when `state` is not that of such a model.
     """
+    check_names(state.keys(), empty, "the state")
     temporary = path.with_name(f".{path.name}{TEMPORARY_SUFFIX}")
     with disk_errors(path), _no_bars():
         shutil.rmtree(temporary, ignore_errors=True)
-        empty.load_state_dict({name: tensor.to(DTYPES[precision]) for name, tensor in state.items()}, assign=True)
+        empty.load_state_dict({name: in_precision(tensor, precision) for name, tensor in state.items()}, assign=True, strict=False)
         empty.tie_weights()
         empty.config.dtype = DTYPES[precision]
         empty.save_pretrained(temporary)
-        for file in sorted(tokenizer_folder.iterdir()):
-            if file.is_file():
-                shutil.copy2(file, temporary / file.name)
-        for file in temporary.iterdir():
-            fsync(file)
-        shutil.rmtree(path, ignore_errors=True)
-        temporary.replace(path)
-        fsync(path.parent)
+        copy_tokenizer(tokenizer_folder, temporary)
+        publish_folder(temporary, path)
 
 
-def write_generations(config: PretrainConfig, model_folder: Path, path: Path) -> None:
-    """Greedy continuations of the prompts by the saved model: [{language, prompt, text}], the text with its prompt."""
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(model_folder))
-    with _no_bars():
-        model = AutoModelForCausalLM.from_pretrained(str(model_folder))
-    generations = [{"language": tag, "prompt": prompt, "text": _continue(model, tokenizer, prompt, config)} for tag, prompt in config.prompts.items()]
-    write_json(path, generations)
+def check_names(names: Iterator[str] | set[str], empty: PreTrainedModel, what: str) -> None:
+    """Raise `CorruptError` unless `names` are the parameters of `empty`, tied ones once, and its stored buffers."""
+    stored = empty.state_dict().keys()
+    buffers = {name for name, _ in empty.named_buffers() if name in stored}
+    wanted = {plain_name(name) for name, _ in empty.named_parameters()} | buffers
+    different = sorted(wanted ^ set(names))
+    if different:
+        raise CorruptError(
+            f"{what}: its tensors are not those of {type(empty).__name__}: {different[0]} is {'missing' if different[0] in wanted else 'unknown'}"
+        )
+
+
+def in_precision(tensor: torch.Tensor, precision: str) -> torch.Tensor:
+    """A tensor in the type that a folder of this precision has; integers stay."""
+    return tensor.to(DTYPES[precision]) if tensor.is_floating_point() else tensor
+
+
+def copy_tokenizer(tokenizer_folder: Path, folder: Path) -> None:
+    """Copy a tokenizer's files beside a model. It may lie in a model's folder itself: weights, and what is there already, are left out."""
+    for file in sorted(tokenizer_folder.iterdir()):
+        if file.is_file() and not file.name.endswith(_WEIGHTS) and not (folder / file.name).exists():
+            shutil.copy2(file, folder / file.name)
+
+
+def publish_folder(temporary: Path, path: Path) -> None:
+    """Flush the files of a folder and give it its name; an older one of that name is replaced."""
+    for file in temporary.iterdir():
+        fsync(file)
+    fsync(temporary)
+    shutil.rmtree(path, ignore_errors=True)
+    temporary.replace(path)
+    fsync(path.parent)
 
 
 @contextlib.contextmanager
@@ -68,17 +108,3 @@ def _no_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-@torch.no_grad()
-def _continue(model: Any, tokenizer: Any, prompt: str, config: PretrainConfig) -> str:
-    # the store's documents begin with BOS; whether the tokenizer adds it by itself is its own affair
-    ids = tokenizer.encode(prompt, add_special_tokens=False)
-    ids = torch.tensor([[tokenizer.bos_token_id, *ids][: config.model.max_position_embeddings - 1]])
-    room = min(config.max_new_tokens, config.model.max_position_embeddings - ids.shape[1])
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    drawn = {"do_sample": True, "temperature": config.temperature, "top_k": 0} if config.temperature > 0 else {"do_sample": False}
-    with torch.random.fork_rng():  # generate draws from the global generator
-        torch.manual_seed(config.seed)
-        made = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=room, pad_token_id=pad, **drawn)
-    return str(tokenizer.decode(made[0], skip_special_tokens=True))

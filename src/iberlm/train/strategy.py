@@ -230,6 +230,8 @@ def session(config: PretrainConfig, choices: Choices, out: str) -> Iterator[Acce
             project_config=ProjectConfiguration(project_dir=out, logging_dir=out),
             step_scheduler_with_optimizer=False,
         )
+        if name in DEEPSPEED:
+            deepspeed_engine.release_transformers()
         yield accelerator
     finally:
         if dist.is_initialized():
@@ -251,6 +253,7 @@ def parallelize(accelerator: Accelerator, module: TrainingModel, config: Pretrai
     Raises `ConfigError` when the model's heads cannot be shared out, and `ResourceError` naming what was asked for and what was found.
     """
     name, world, shape = config.strategy.name, accelerator.num_processes, module.causal.config
+    accumulation = accumulation_steps(config, world)
     layout = check_strategy(config, world, local_world_size(os.environ, world))
     check_heads(config.strategy, heads=shape.num_attention_heads, kv_heads=shape.num_key_value_heads, ffn_size=shape.intermediate_size)
     tensor_group = None
@@ -272,12 +275,12 @@ def parallelize(accelerator: Accelerator, module: TrainingModel, config: Pretrai
     verified = verify(model, optimizers, layout, config.strategy, choices.precision, accelerator)
     if accelerator.is_main_process:
         say(verified.line())
-        if name in SHARDED_BY_TORCH and accelerator.gradient_accumulation_steps > 1:
+        if name in SHARDED_BY_TORCH and accumulation > 1:
             when = "once a step" if deferred else "in each micro step: kept whole they would take too much memory"
             say(f"strategy {name}: gradients are split over the ranks {when}")
     whole = whole_parameters(module, TP) if tensor_group is not None else []
     return Parallel(
-        accelerator, model, module, optimizers, accelerator.gradient_accumulation_steps, config.clip_norm, layout, verified, tensor_group, deferred, stepper, whole
+        accelerator, model, module, optimizers, accumulation, config.clip_norm, layout, verified, tensor_group, deferred, stepper, whole
     )
 
 

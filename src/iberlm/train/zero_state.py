@@ -116,7 +116,7 @@ def _clear(zero: Any) -> None:
 def _give_state(zero: Any, count: torch.Tensor) -> None:
     """What the optimiser's first step would make, with the stored count, for every piece; stages 1 and 2 then link it to the parameters."""
     for piece in _pieces(zero):
-        zero.optimizer.state[piece] = {STEP: count.to(piece.device), **{moment: torch.zeros_like(piece) for moment in MOMENTS}}
+        zero.optimizer.state[piece] = {STEP: count.to(piece.device, copy=True), **{moment: torch.zeros_like(piece) for moment in MOMENTS}}
     if hasattr(zero, "_lazy_init_hp_params_optimizer_state"):
         zero._lazy_init_hp_params_optimizer_state()
 
