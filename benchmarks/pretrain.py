@@ -164,9 +164,8 @@ def show(found: dict[str, Found], reasons: dict[str, str]) -> None:
             print(f"| {mode} | {columns[0]} | {columns[1]} |")
     waits = [wait for side in found.values() for wait in side.data_wait]
     if waits:
-        print(
-            f"\nWaiting for data: {100 * statistics.fmean(waits):.3f}% of our step time (goal 0.5%), at most {100 * max(waits):.2f}% of a step, {len(waits)} steps."
-        )
+        mean, most = 100 * statistics.fmean(waits), 100 * max(waits)
+        print(f"\nWaiting for data: {mean:.3f}% of our step time (goal 0.5%), at most {most:.2f}% of a step, {len(waits)} steps.")
     for name in (AUTO, MASKED):
         for line in found[name].choices if name in found else []:
             print(f"{name} chose {line}")

@@ -18,7 +18,7 @@ from iberlm.core.config import StageConfig
 from iberlm.core.languages import file_safe
 from iberlm.core.manifest import Manifest
 from iberlm.core.stage import Record, run_stage
-from iberlm.core.token_store import dtype_for, open_shard, tokenizer_hash, write_shard
+from iberlm.core.token_store import dtype_for, tokenizer_hash, write_shard
 from iberlm.tokenizer.store import INDEX_SCHEMA
 from iberlm.train.config import ModelConfig
 

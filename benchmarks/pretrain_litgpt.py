@@ -6,6 +6,7 @@ Everything is litgpt's own (its model, compiled as a whole, its precision, AdamW
 which reads the same ids as the other sides in this process, and what must be alike: shape, sequence length, batch, steps.
 """
 
+import itertools
 import json
 import sys
 import time
@@ -98,9 +99,8 @@ def main():
         seed=0,
     )
     # a step begins when its first window is asked for; the loop asks for one batch more than it trains on, which ends the last
-    begins = data.train.asked[::samples]
-    begins = begins[: job["steps"] + 1] if len(begins) > job["steps"] else [*begins, data.train.asked[-1]]
-    seconds = [later - sooner for sooner, later in zip(begins, begins[1:])]
+    begins = data.train.asked[::samples][: job["steps"] + 1]
+    seconds = [later - sooner for sooner, later in itertools.pairwise(begins)]
     result = {"seconds": seconds, "first": begins[1] - job["spawned"], "versions": {name: version(name) for name in ("litgpt", "lightning", "torch")}}
     Path(job["result"]).write_text(json.dumps(result))
 

@@ -1,6 +1,6 @@
 """Does the width rule carry a learning rate from a small model to a wider one? Small Llamas on bytes of real text, on one core.
 
-    python benchmarks/width.py FOLDER [--out RUNS.jsonl] [--steps 300] [--seeds 0] [--optimizer adamw]
+    python benchmarks/width.py FOLDER [--out RUNS.jsonl] [--steps 300] [--seeds 0] [--rates 5e-4 1e-3 ...]
 
 FOLDER holds `documents.LANGUAGE.jsonl.zst` ("text" in each line) of Spanish, Catalan, Valencian, Basque and Galician; each gives as many bytes. Tokens are
 bytes, so no tokenizer comes in. Two layers, heads of 32 dimensions, the width grows by heads. The rate is constant after a warm-up of a tenth of the steps
@@ -30,7 +30,7 @@ from iberlm.train.model import llama_config
 from iberlm.train.optimizer import build_optimizers, initial_std
 
 WIDTHS = (64, 128, 256)
-RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
+RATES = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
 BATCH, LENGTH, HEAD, HELD_OUT = 16, 128, 32, 128
 VOCABULARY = 256
 
@@ -112,14 +112,15 @@ def losses(model: LlamaForCausalLM, windows: torch.Tensor) -> torch.Tensor:
 
 def table(lines: list[dict[str, Any]]) -> None:
     """Loss by width and rate, as Markdown; the least of each row is marked. Several seeds: their mean."""
+    rates = sorted({line["rate"] for line in lines})
     for kind in dict.fromkeys(line["optimizer"] for line in lines):
-        print(f"\n| {kind} | " + " | ".join(f"{rate:g}" for rate in RATES) + " |\n|---|" + "---|" * len(RATES))
+        print(f"\n| {kind} | " + " | ".join(f"{rate:g}" for rate in rates) + " |\n|---|" + "---|" * len(rates))
         for rule in (False, True):
             for width in WIDTHS:
                 alike = [line for line in lines if line["optimizer"] == kind and line["width"] == width and line["rule"] == (rule and width != WIDTHS[0])]
-                found = {rate: [line["loss"] for line in alike if line["rate"] == rate] for rate in RATES}
+                found = {rate: [line["loss"] for line in alike if line["rate"] == rate] for rate in rates}
                 means = {rate: sum(values) / len(values) for rate, values in found.items() if values}
-                cells = [("**{:.3f}**" if means[rate] == min(means.values()) else "{:.3f}").format(means[rate]) if rate in means else "" for rate in RATES]
+                cells = [("**{:.3f}**" if means[rate] == min(means.values()) else "{:.3f}").format(means[rate]) if rate in means else "" for rate in rates]
                 print(f"| {width}, {'with' if rule else 'without'} the rule | " + " | ".join(cells) + " |")
 
 
@@ -130,6 +131,7 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--optimizer", choices=("adamw", "muon"), default="adamw")
+    parser.add_argument("--rates", type=float, nargs="+", default=list(RATES))
     options = parser.parse_args()
     torch.set_num_threads(1)
     train, held = read_bytes(options.folder, (options.steps + 1) * BATCH * (LENGTH + 1))
@@ -138,7 +140,7 @@ if __name__ == "__main__":
     for seed in options.seeds:
         for width in WIDTHS:
             for rule in (False, True) if width != WIDTHS[0] else (False,):
-                for rate in RATES:
+                for rate in options.rates:
                     if (width, rate, rule, options.optimizer, options.steps, seed) in [tuple(line[key] for key in keys) for line in done]:
                         continue
                     reference = WIDTHS[0] if rule else 0

@@ -7,6 +7,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from pretrain_run import SCRIPT, write_pretrain
 from ruamel.yaml import YAML
 
 from iberlm.core.documents import batches_of, write_documents
@@ -20,7 +21,6 @@ SECTIONS = (
     *("training", "evaluation", "finetuning", "samples", "generations", "configuration"),
 )
 """Anchors of the sections in their order."""
-SCRIPT = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
 RIGHT_TO_LEFT = "\u202eשלום עולם مرحبا\u202c"
 LONG_WORD = "x" * 5000
 HOSTILE = f"{SCRIPT}\x00\x07\x85{RIGHT_TO_LEFT}\ud800 {LONG_WORD}"
@@ -238,41 +238,6 @@ def _tokenize(out: Path, record: Record) -> None:
     record.metrics |= {"unigram_model": dict.fromkeys(LANGUAGES, "own"), "dtype": "uint16", "vocabulary_size": 8000}
 
 
-def _pretrain(out: Path, record: Record) -> None:
-    steps = range(1, 301)
-    lines = [
-        {
-            "step": n,
-            "tokens": n * 4096,
-            "loss": 9 * n**-0.15 + 0.2 * (n * 7919 % 13) / 13,
-            "lr": 1e-3 * min(n / 30, 1),
-            "grad_norm": 1.0,
-            "tokens_per_second": 9000.5,
-        }
-        for n in steps
-    ]
-    lines[5]["loss"] = float("nan")
-    write_text(out / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-    values = [{tag: {"loss": 5.0, "bits_per_byte": 4 * n**-0.1 - 0.04 * index} for index, tag in enumerate(LANGUAGES)} for n in (50, 100, 150, 200, 250, 300)]
-    points = [{"step": 50 * (index + 1), "validation": value} for index, value in enumerate(values)]
-    write_text(out / "validation.jsonl", "".join(json.dumps(point) + "\n" for point in points))
-    prompts = {"es": "La ciudad de", "ca": "La ciutat de", "ca-valencia": "La ciutat de València", "eu": "Euskal Herria", "gl": "A cidade de"}
-    write_json(out / "generations.json", [{"language": tag, "prompt": prompt, "text": f"{prompt} la la la la la."} for tag, prompt in prompts.items()])
-    validation = {**values[-1], "gl": {"loss": 9.0, "bits_per_byte": 3.3}}
-    strategy = {
-        "name": "single",
-        "ranks": 1,
-        "device": "cpu",
-        "backend": "none",
-        "wrapper": "none",
-        "optimizer": "AdamW",
-        "precision": "fp32",
-        "sharded_parameters": 0,
-    }
-    record.metrics = {"parameters": 3_412_224, "steps": 300, "tokens": 300 * 4096, "final_loss": 3.912, "validation": validation, "tokens_per_second": 9000.5}
-    record.metrics |= {"strategy": strategy, "mixture": dict.fromkeys(LANGUAGES, 0.2)}
-
-
 def _evaluate(shift: float) -> Write:
     def write(out: Path, record: Record) -> None:
         def row(metric: str, value: float, error: float, n: int, chance: float | None, note: str | None = None) -> dict[str, Any]:
@@ -318,7 +283,7 @@ STAGES: dict[str, tuple[str, str, Write]] = {
     "select": ("select", "curate", _select),
     "train_tokenizer": ("train_tokenizer", "train_tokenizer", _train_tokenizer),
     "tokenize": ("tokenize", "tokenize", _tokenize),
-    "pretrain": ("pretrain", "pretrain", _pretrain),
+    "pretrain": ("pretrain", "pretrain", write_pretrain),
     "evaluate": ("evaluate", "evaluate", _evaluate(0.0)),
     "finetune": ("finetune", "finetune", _finetune),
     "evaluate_finetuned": ("evaluate", "evaluate_finetuned", _evaluate(0.05)),

@@ -104,10 +104,17 @@ def train_step(parallel: Parallel, step: int) -> float:
 
 
 @torch.no_grad()
-def look(parallel: Parallel) -> None:
-    """A forward pass without a backward, as validation makes: FSDP leaves parameters whole after it."""
-    tokens = torch.ones(1, LENGTH, dtype=torch.int64)
-    parallel.model(inputs=tokens, targets=tokens, positions=torch.arange(LENGTH)[None], reduce=False)
+def look(parallel: Parallel) -> dict[str, torch.Tensor]:
+    """What the model as it is makes of a text: loss of each token and, where one process has it all, logits. After it FSDP holds parameters whole."""
+    tokens = text()
+    seen = {"losses": parallel.model(inputs=tokens[:, :-1], targets=tokens[:, 1:], positions=torch.arange(LENGTH)[None], reduce=False)}
+    if parallel.world == 1:
+        seen["logits"] = parallel.module.causal(input_ids=tokens[:, :-1], use_cache=False).logits
+    return seen
+
+
+def text() -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(99).integers(2, VOCABULARY, (1, LENGTH + 1)))
 
 
 def open_checkpoints(parallel: Parallel, folder: Path, job: Job, **settings: Any) -> Checkpoints:
@@ -143,13 +150,79 @@ def run(job: Job, out: Path) -> dict[str, Any]:
             state.step = step + 1
             checkpoints.settle()
             if step + 1 in job.save:
-                look(parallel)
+                seen = look(parallel)
+                if parallel.rank == 0:
+                    torch.save(seen, out / f"{job.label}-{step + 1}.pt")
                 checkpoints.save(state)
         checkpoints.wait()
         whole = export.whole_state(parallel)
         if parallel.rank == 0:
             torch.save(whole, out / f"{job.label}.pt")
         return {"begin": begin, "losses": losses, "whole": len(whole)}
+
+
+def change_after_save(parallel: Parallel, job: Job, out: Path) -> dict[str, Any]:
+    """Change everything between `save` and the write, which waits for it; what is written must be the state at the time of `save`."""
+    changed = threading.Event()
+    write = checkpoint._write_files
+
+    def later(*arguments: Any) -> None:
+        assert changed.wait(60)
+        write(*arguments)
+
+    checkpoints = open_checkpoints(parallel, out / job.label, job)
+    train_step(parallel, 0)
+    checkpoints.save(TrainingState(step=1), wait=True)
+    checkpoint._write_files = later
+    checkpoints.save(TrainingState(step=2))
+    losses = [train_step(parallel, 1)]
+    checkpoints.settle()  # returns at once
+    with torch.no_grad():
+        for parameter in parallel.module.parameters():
+            getattr(parameter, "ds_tensor", parameter).fill_(7.0)
+        for optimizer in parallel.optimizers:
+            for state in optimizer.state.values():
+                for value in state.values():
+                    value.fill_(7.0)
+    changed.set()
+    checkpoints.wait()
+    checkpoint._write_files = write
+    return {"losses": losses}
+
+
+def fill_disk(parallel: Parallel, job: Job, out: Path) -> dict[str, Any]:
+    """Save twice where one checkpoint has room; what the second raises where, and what can be loaded then."""
+    checkpoints = open_checkpoints(parallel, Path(job.resume), job, keep_last=1)
+    train_step(parallel, 0)
+    checkpoints.save(TrainingState(step=1), wait=True)
+    errors = []
+    for method in ("settle", "wait", "save"):
+        checkpoints.save(TrainingState(step=2))
+        writer = checkpoints._writer
+        assert writer is not None
+        writer.join()
+        try:
+            checkpoints.save(TrainingState(step=3)) if method == "save" else getattr(checkpoints, method)()
+        except IberlmError as error:
+            errors.append([type(error).__name__, str(error)])
+    return {"errors": errors, "left": sorted(path.name for path in Path(job.resume).iterdir()), "step": checkpoints.resume().step}
+
+
+def be_killed(parallel: Parallel, job: Job, out: Path) -> dict[str, Any]:
+    """Die of SIGKILL in the middle of an asynchronous write: when this rank has written its files, or (until=3) while an old checkpoint is deleted."""
+    checkpoints = open_checkpoints(parallel, out / job.label, job, keep_last=1)
+    checkpoints.save(TrainingState(step=1), wait=True)
+
+    def die(*_: Any, **__: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if job.until == 3:
+        checkpoint_files.shutil.rmtree = die  # type: ignore[attr-defined]
+    elif parallel.rank == parallel.world - 1:
+        checkpoint_files.file_entries = die
+    checkpoints.save(TrainingState(step=2))
+    checkpoints.wait()
+    return {}
 
 
 def read_whole(path: Path) -> dict[str, torch.Tensor]:

@@ -153,6 +153,7 @@ def run(accelerator: Accelerator, case: Case) -> dict[str, Any]:
         parallel = parallelize(accelerator, module, config, choices)
         results[name] = train(parallel, bad)
     where = {"rank": parallel.rank, "data_rank": parallel.data_rank, "context_rank": parallel.context_rank, "gathered": parallel.gather_objects(parallel.rank)}
+    where["types"] = sorted({str(buffer.dtype) for buffer in parallel.module.buffers() if buffer.is_floating_point()})
     return results | {"verified": dataclasses.asdict(parallel.verified), "line": parallel.verified.line(), "where": where}
 
 

@@ -176,6 +176,51 @@ def measure_tokenizer(
     raise typer.Exit(measure_command(tokenizers, documents=documents, parallel=parallel, texts=text or [], out=out))
 
 
+@app.command("plan")
+def plan_run(
+    verb: Annotated[str, typer.Argument(metavar="VERB", help="What is planned: pretrain.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[OVERRIDES]", help="Hydra overrides, as for the verb itself.")] = None,
+    machine: Annotated[str, typer.Option(help="Name of a machine; an unknown name shows those that are known.")] = "local",
+    devices: Annotated[int | None, typer.Option(help="Devices of the run.")] = None,
+    memory_gib: Annotated[float | None, typer.Option(help="Memory of one device.")] = None,
+    peak_tflops: Annotated[float | None, typer.Option(help="Dense bf16 peak of one device.")] = None,
+    mfu: Annotated[float | None, typer.Option(help="Share of the peak that training reaches, 0 to 1.")] = None,
+    watts: Annotated[float | None, typer.Option(help="Of one device under load.")] = None,
+    pue: Annotated[float | None, typer.Option(help="Energy of the building over energy of the machine.")] = None,
+    network_gb_s: Annotated[float | None, typer.Option(help="What one node can take in from the others.")] = None,
+    bandwidth_gb_s: Annotated[float | None, typer.Option(help="What a checkpoint is written at.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """Say what a run needs before it is begun: memory a device, tokens a second, hours, energy. Exit status 6 when it cannot fit."""
+    import dataclasses
+    import json
+
+    from iberlm.cli.hydra_app import compose_settings
+    from iberlm.cli.verbs import VERBS
+    from iberlm.train import machines, plan
+
+    if verb != "pretrain":
+        raise ConfigError(f"plan: '{verb}' is not planned; choose among pretrain")
+    facts = {"devices": devices, "memory_gib": memory_gib, "peak_tflops": peak_tflops, "mfu": mfu, "watts": watts, "pue": pue}
+    facts |= {"network_gb_s": network_gb_s, "bandwidth_gb_s": bandwidth_gb_s}
+    known = machines.machine(machine, **{key: value for key, value in facts.items() if value is not None})
+    found = plan.plan_pretrain(compose_settings(VERBS[verb], overrides or []), known)
+    print(json.dumps(dataclasses.asdict(found), indent=2, ensure_ascii=False) if as_json else "\n".join(plan.lines(found)))
+    plan.check(found)
+
+
+@app.command("lineage")
+def lineage_of(
+    document: Annotated[str, typer.Argument(metavar="DOCUMENT", help="Id of a document, as `iberlm inspect` shows it.")],
+    run_dir: RunDir,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """Say which training steps read a document, token by token, exactly."""
+    from iberlm.train.lineage import main_lines
+
+    print("\n".join(main_lines(document, run_dir, as_json=as_json)))
+
+
 @app.command("resize-embeddings")
 def resize_embeddings(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Hugging Face folder of a causal language model, with its tokenizer.")],

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -16,21 +15,18 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from iberlm.report.blocks import Chart
 from iberlm.report.reasons import reason_name
 from iberlm.report.svg import COLOURS, language_colour, render
-from iberlm.report.wording import counted_name, decimal, duration, language_name, line, listed, short_count, spoken, whole
+from iberlm.report.wording import counted_name, decimal, duration, language_name, line, listed, spoken, whole
 
 WIDE, NARROW = 760, 328
 MARKERS = {"es": "o", "ca": "s", "ca-valencia": "D", "eu": "^", "gl": "v"}
 DASHES: dict[str, Any] = {"es": "-", "ca": (0, (6, 2)), "ca-valencia": (0, (2, 1.5)), "eu": (0, (8, 2, 2, 2)), "gl": (0, (4, 1.5, 1, 1.5, 1, 1.5))}
-POINTS = 400
-"""A curve is drawn with at most this many points."""
-SMOOTHED = 60
-"""Bins of a smoothed curve."""
 REASONS = 5
 """Reasons that the funnel's chart tells apart; the rest is one segment. The table has them all."""
 HATCHES = ("", "////", "", "....", "", "xxxx")
 
 
-def _chart(name: str, caption: str, label: str, heights: tuple[int, int], paint: Callable[[Figure, bool], None]) -> Chart:
+def chart(name: str, caption: str, label: str, heights: tuple[int, int], paint: Callable[[Figure, bool], None]) -> Chart:
+    """Draw `paint(figure, wide)` twice, at the heights for wide and narrow columns (CSS pixels)."""
     wide = render(f"{name}-w", label, WIDE, heights[0], lambda figure: paint(figure, True))
     narrow = render(f"{name}-n", label, NARROW, heights[1], lambda figure: paint(figure, False))
     return Chart(caption, label, wide, narrow)
@@ -44,7 +40,7 @@ def _rows(axes: Axes, names: Sequence[str]) -> None:
     axes.grid(axis="y", visible=False)
 
 
-def _legend(figure: Figure, columns: int, **more: Any) -> None:
+def legend(figure: Figure, columns: int, **more: Any) -> None:
     """One legend above all panels, from the names in the first: beside the row names, so that narrow charts have room."""
     handles, names = figure.axes[0].get_legend_handles_labels()
     look = {"borderpad": 0, "columnspacing": 1.4, "handlelength": 1.8, "handletextpad": 0.5}
@@ -67,12 +63,12 @@ def stage_times(rows: list[tuple[str, float, float]]) -> Chart:
         axes.set_xlim(0, most / factor * (1.1 if wide else 1.25) or 1)
         axes.xaxis.set_major_locator(MaxNLocator(6 if wide else 3))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} {unit}"))
-        _legend(figure, 2)
+        legend(figure, 2)
 
     longest = max(rows, key=lambda row: row[1])
     label = f"Bar chart of wall and CPU time by stage. The longest is {longest[0]} with {duration(longest[1])}."
     height = 60 + 30 * len(rows)
-    return _chart("times", "Where the time went", label, (height, height), paint)
+    return chart("times", "Where the time went", label, (height, height), paint)
 
 
 def funnel(rows: list[tuple[str, int, dict[str, int]]]) -> Chart:
@@ -102,13 +98,13 @@ def funnel(rows: list[tuple[str, int, dict[str, int]]]) -> Chart:
         axes.set_xlim(0, (max(left) or 1) * (1.2 if wide else 1.32))
         axes.xaxis.set_major_locator(MaxNLocator(6 if wide else 3, integer=True))
         if totals:
-            _legend(figure, 3 if wide else 2, title="In colour: kept. In grey: dropped for", alignment="left", title_fontsize=10, fontsize=10)
+            legend(figure, 3 if wide else 2, title="In colour: kept. In grey: dropped for", alignment="left", title_fontsize=10, fontsize=10)
 
     parts = [f"{counted_name(tag)} {whole(kept)} of {whole(kept + sum(dropped.values()))}" for tag, kept, dropped in rows]
     label = f"Stacked bars of documents by language. Kept: {listed(parts)}."
     legend_rows = -(-min(len(totals), REASONS + 1) // 3), -(-min(len(totals), REASONS + 1) // 2)
     heights = 70 + 34 * len(rows) + 18 * legend_rows[0], 70 + 34 * len(rows) + 18 * legend_rows[1]
-    return _chart("funnel", "Documents kept and dropped", label, heights, paint)
+    return chart("funnel", "Documents kept and dropped", label, heights, paint)
 
 
 def _documents(dropped: dict[str, int], reason: str, main: list[str]) -> int:
@@ -130,11 +126,11 @@ def score_shares(curves: dict[str, list[float]]) -> Chart:
         axes.set_xlabel("quality score")
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
-        _legend(figure, 5 if wide else 2)
+        legend(figure, 5 if wide else 2)
 
     said = [f"{language_name(tag)} {100 * sum(shares[len(shares) // 2 :]):.0f} %" for tag, shares in curves.items()]
     label = f"Share of the documents by quality score. In the upper half: {listed(said)}."
-    return _chart("quality", "Quality scores", label, (260, 300), paint)
+    return chart("quality", "Quality scores", label, (260, 300), paint)
 
 
 def language_panels(name: str, caption: str, panels: list[tuple[str, dict[str, float], int]]) -> Chart:
@@ -160,7 +156,7 @@ def language_panels(name: str, caption: str, panels: list[tuple[str, dict[str, f
 
     said = [f"{title}: {listed(f'{language_name(tag)} {decimal(value, digits)}' for tag, value in values.items())}." for title, values, digits in panels]
     height = 60 + 28 * len(tags)
-    return _chart(name, caption, " ".join(said), (height, height * len(panels)), paint)
+    return chart(name, caption, " ".join(said), (height, height * len(panels)), paint)
 
 
 def same_content(rows: list[tuple[str, dict[str, float]]], compared: Sequence[str]) -> Chart:
@@ -185,83 +181,10 @@ def same_content(rows: list[tuple[str, dict[str, float]]], compared: Sequence[st
         axes.xaxis.set_major_locator(MaxNLocator(6 if wide else 4, integer=True))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axes.set_xlabel("tokens of the same content")
-        _legend(figure, 6 if wide else 3)
+        legend(figure, 6 if wide else 3)
 
     said = [f"{name}: {listed(f'{language_name(tag)} {whole(tokens[tag])}' for tag in tags if tag in tokens)}." for name, tokens in rows]
-    return _chart("cost", "What the same content costs", " ".join(said), (80 + 30 * len(rows), 110 + 46 * len(rows)), paint)
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A quantity over training; x in tokens or steps."""
-
-    x: npt.NDArray[np.float64]
-    y: npt.NDArray[np.float64]
-
-
-def loss_curve(name: str, caption: str, unit: str, loss: Curve, rate: Curve | None) -> Chart:
-    """Training loss (each step faint, the mean over bins strong) above the learning rate."""
-
-    def paint(figure: Figure, wide: bool) -> None:
-        if rate is not None:
-            upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-        else:
-            upper, lower = figure.subplots(), None
-        thin = _thinned(loss, POINTS)
-        upper.plot(thin.x, thin.y, color=COLOURS["muted"], linewidth=1, alpha=0.5, label="each step")
-        smooth = _binned(loss, SMOOTHED)
-        upper.plot(smooth.x, smooth.y, color=COLOURS["accent"], linewidth=2.2, label="mean of neighbours")
-        upper.set_title("Loss (nats a token)")
-        upper.legend(loc="upper right", borderpad=0, handlelength=1.6)
-        axes = [upper]
-        if rate is not None:
-            thin = _thinned(rate, POINTS)
-            lower.plot(thin.x, thin.y, color=COLOURS["ink"], linewidth=1.6)
-            lower.set_title("Learning rate")
-            lower.set_ylim(bottom=0)
-            lower.yaxis.set_major_locator(MaxNLocator(3, min_n_ticks=2))
-            lower.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
-            axes.append(lower)
-        for panel in axes:
-            panel.grid(axis="y")
-            panel.margins(x=0.01)
-        axes[-1].set_xlabel(unit)
-        axes[-1].xaxis.set_major_locator(MaxNLocator(6 if wide else 4))
-        axes[-1].xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_count(value)))
-
-    smooth = _binned(loss, SMOOTHED)
-    label = f"Training loss from {decimal(smooth.y[0], 2)} to {decimal(smooth.y[-1], 2)} nats a token over {short_count(loss.x[-1])} {unit}."
-    return _chart(name, caption, label, (360, 340) if rate is not None else (240, 220), paint)
-
-
-def _thinned(curve: Curve, points: int) -> Curve:
-    step = -(-len(curve.x) // points)
-    return Curve(curve.x[::step], curve.y[::step])
-
-
-def _binned(curve: Curve, bins: int) -> Curve:
-    """Means of neighbouring points, at most `bins` of them, so that a long curve can be read."""
-    parts = min(bins, max(1, len(curve.x) // 2))
-    return Curve(*(np.array([part.mean() for part in np.array_split(values, parts)]) for values in (curve.x, curve.y)))
-
-
-def validation_curves(unit: str, curves: dict[str, Curve]) -> Chart:
-    """Validation bits per byte of each language over training."""
-
-    def paint(figure: Figure, wide: bool) -> None:
-        axes = figure.add_subplot()
-        for tag, curve in curves.items():
-            look: dict[str, Any] = {"color": language_colour(tag), "marker": MARKERS.get(tag, "o"), "linestyle": DASHES.get(tag, "-")}
-            axes.plot(curve.x, curve.y, linewidth=1.8, markersize=5.5, label=language_name(tag), **look)
-        axes.grid(axis="y")
-        axes.set_xlabel(unit)
-        axes.xaxis.set_major_locator(MaxNLocator(6 if wide else 4))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_count(value)))
-        _legend(figure, 5 if wide else 2)
-
-    parts = [f"{language_name(tag)} from {decimal(curve.y[0], 2)} to {decimal(curve.y[-1], 2)}" for tag, curve in curves.items()]
-    label = f"Validation bits per byte by language over training: {listed(parts)}."
-    return _chart("validation", "Validation bits per byte while training (lower is better)", label, (280, 300), paint)
+    return chart("cost", "What the same content costs", " ".join(said), (80 + 30 * len(rows), 110 + 46 * len(rows)), paint)
 
 
 def against_baseline(rows: list[tuple[str, float, float]]) -> Chart:
@@ -280,12 +203,12 @@ def against_baseline(rows: list[tuple[str, float, float]]) -> Chart:
         axes.set_xlim(lowest - margin, highest + margin)
         axes.xaxis.set_major_locator(MaxNLocator(7 if wide else 4))
         axes.set_xlabel("bits per byte, lower is better")
-        _legend(figure, 2)
+        legend(figure, 2)
 
     parts = [f"{language_name(tag)} {decimal(model, 2)} against {decimal(baseline, 2)}" for tag, baseline, model in rows]
     label = f"Bits per byte of the model against the unigram baseline: {listed(parts)}."
     height = 90 + 30 * len(rows)
-    return _chart("baseline", "The model against word frequencies alone", label, (height, height), paint)
+    return chart("baseline", "The model against word frequencies alone", label, (height, height), paint)
 
 
 @dataclass(frozen=True)
@@ -317,12 +240,12 @@ def accuracies(families: list[tuple[str, float | None, dict[str, tuple[Score | N
             axes.set_title(spoken(family).capitalize())
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
             axes.xaxis.set_major_locator(MaxNLocator(5))
-        _legend(figure, 3)
+        legend(figure, 3)
 
     said = "; ".join(f"{spoken(family)}: {listed(_said(tag, pair) for tag, pair in scores.items())}" for family, _, scores in families)
     height = 60 + 36 * len(tags)
     heights = 24 + height, 24 + height * len(families)
-    return _chart("accuracy", "Accuracy with two standard errors, beside chance", f"Accuracy by language. {said}.", heights, paint)
+    return chart("accuracy", "Accuracy with two standard errors, beside chance", f"Accuracy by language. {said}.", heights, paint)
 
 
 def _said(tag: str, pair: tuple[Score | None, Score | None]) -> str:

@@ -1,146 +1,18 @@
-"""Sections on the model: training, evaluation, fine-tuning."""
+"""Sections on the model after pretraining: evaluation, fine-tuning."""
 
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from iberlm.core.languages import NAMES
 from iberlm.report import charts
-from iberlm.report.blocks import Cell, Chart, Column, Comparison, Comparisons, Facts, Remark, Section, Table
-from iberlm.report.charts import Curve, Score
+from iberlm.report.blocks import Cell, Column, Comparison, Comparisons, Facts, Remark, Section, Table
+from iberlm.report.charts import Score
 from iberlm.report.run_folder import RunFolder
-from iberlm.report.wording import NONE, clean, decimal, dig, language_name, line, mapping, ordered, real, short_count, shorten, spoken, tag, whole
+from iberlm.report.training_section import BITS_PER_BYTE, loss_blocks
+from iberlm.report.wording import NONE, clean, decimal, dig, language_name, line, mapping, ordered, real, shorten, spoken, tag, whole
 
-BITS_PER_BYTE = "bits_per_byte"
 METRICS = {"acc": "accuracy", "acc_norm": "accuracy by likelihood a character", "acc_bytes": "accuracy by likelihood a byte", "exact_match": "exact match"}
 """The harness's names of metrics in words."""
-LEARNT, NOT_LEARNT = "below the baseline", "above the baseline"
-
-
-def training(run: RunFolder) -> Section:
-    """Loss, learning rate, validation, speed, and the model against word frequencies."""
-    lead = "Loss is what training lowers; bits per byte on text that training never saw is what counts, and can be compared between tokenizers."
-    section = Section("training", "Training", lead)
-    manifest, metrics = run.get("pretrain"), run.metrics("pretrain")
-    if manifest is None:
-        section.blocks.append(Remark(run.not_run("pretrain"), missing=True))
-        return section
-    section.blocks.append(Facts(_training_facts(manifest.config, metrics)))
-    lines, problem = run.read_lines("pretrain", "metrics.jsonl")
-    if problem:
-        section.blocks.append(Remark(problem, missing=True))
-    section.blocks += _loss("loss", "Training", lines)
-    section.blocks += _validation(run, lines)
-    section.blocks += _against_baseline(run)
-    return section
-
-
-def _training_facts(config: dict[str, Any], metrics: dict[str, Any]) -> list[tuple[str, str]]:
-    facts = [
-        ("Model", line(dig(config, "model", "name") or "unnamed")),
-        ("Parameters", whole(metrics.get("parameters"))),
-        ("Steps", whole(metrics.get("steps"))),
-        ("Tokens read", whole(metrics.get("tokens"))),
-        ("Tokens a second", f"{whole(metrics.get('tokens_per_second'))} (median of the steps)"),
-        ("Final training loss", f"{decimal(metrics.get('final_loss'))} nats a token"),
-    ]
-    verified = metrics.get("strategy")
-    if isinstance(verified, dict):
-        said = ", ".join(line(verified[key]) for key in ("name", "device", "backend", "wrapper", "optimizer", "precision") if verified.get(key))
-        facts.append(("Strategy, verified", f"{said}; {whole(verified.get('ranks'))} rank(s)"))
-    elif verified is not None:
-        facts.append(("Strategy, verified", line(verified)))
-    mixture = mapping(metrics.get("mixture"))
-    if mixture:
-        facts.append(("Mixture drawn", ", ".join(f"{language_name(name)} {decimal(100 * (real(mixture[name]) or 0), 1)} %" for name in ordered(mixture))))
-    return facts
-
-
-def _axis(lines: list[dict[str, Any]]) -> tuple[str, str]:
-    """(key, unit) of the horizontal axis: tokens where every line has them, steps otherwise."""
-    return ("tokens", "tokens") if lines and all(real(entry.get("tokens")) is not None for entry in lines) else ("step", "steps")
-
-
-def curve(lines: list[dict[str, Any]], x: str, y: str) -> Curve | None:
-    """The points of two keys where both are finite numbers; None for fewer than two."""
-    points = [(a, b) for entry in lines if (a := real(entry.get(x))) is not None and (b := real(entry.get(y))) is not None]
-    if len(points) < 2:
-        return None
-    values = np.array(points, dtype=np.float64)
-    return Curve(values[:, 0], values[:, 1])
-
-
-def _loss(name: str, caption: str, lines: list[dict[str, Any]]) -> list[Chart | Remark]:
-    lines = [entry for entry in lines if "loss" in entry]
-    if not lines:
-        return []
-    key, unit = _axis(lines)
-    loss = curve(lines, key, "loss")
-    if loss is None:
-        return [Remark(f"{caption}: fewer than two steps have a loss, so there is no curve.", missing=True)]
-    found = charts.loss_curve(name, f"{caption}: loss and learning rate", unit, loss, curve(lines, key, "lr"))
-    return [found]
-
-
-def _validation(run: RunFolder, lines: list[dict[str, Any]]) -> list[Chart | Remark]:
-    """Curves of the validations, from `validation.jsonl` or from lines of `metrics.jsonl`."""
-    own, _ = run.read_lines("pretrain", "validation.jsonl")
-    points = [entry for entry in own or lines if isinstance(entry.get("validation"), dict)]
-    tags = ordered({name for entry in points for name in mapping(entry["validation"])})
-    tokens = {entry["step"]: entry["tokens"] for entry in lines if real(entry.get("step")) is not None and real(entry.get("tokens")) is not None}
-    in_tokens = all(entry.get("step") in tokens for entry in points)
-    curves = {}
-    for name in tags:
-        places = [tokens[entry["step"]] if in_tokens else entry.get("step") for entry in points]
-        flat = [{"x": place, "y": dig(entry, "validation", name, BITS_PER_BYTE)} for place, entry in zip(places, points, strict=True)]
-        found = curve(flat, "x", "y")
-        if found is not None:
-            curves[name] = found
-    if curves:
-        return [charts.validation_curves("tokens" if in_tokens else "steps", curves)]
-    return [Remark("There was one validation only, at the end, so there is no curve; its values are in the table below.")] if points else []
-
-
-def _against_baseline(run: RunFolder) -> list[Chart | Remark | Table]:
-    baseline = mapping(run.metrics("tokenize").get("unigram_bits_per_byte"))
-    own = mapping(run.metrics("tokenize").get("unigram_model"))
-    validation = mapping(run.metrics("pretrain").get("validation"))
-    table, _ = run.read_json("evaluate", "table.json")
-    tags = ordered({*baseline, *validation, *mapping(dig(table, BITS_PER_BYTE))})
-    if not tags:
-        return [Remark("No bits per byte were measured, on the model or on a baseline.", missing=True)]
-    columns = [Column("Language"), *(Column(name, number=True) for name in ("Unigram baseline", "Validation", "Evaluation", "Difference")), Column("Verdict")]
-    rows, drawn = [], []
-    for name in tags:
-        standard = real(baseline.get(name))
-        trained, evaluated = (real(value) for value in (dig(validation, name, BITS_PER_BYTE), dig(table, BITS_PER_BYTE, name, "value")))
-        model = trained if trained is not None else evaluated
-        cells = [Cell(decimal(value), number=True) for value in (standard, trained, evaluated)]
-        if model is None or standard is None:
-            cells += [Cell(NONE, number=True), Cell("no comparison")]
-        else:
-            word, tone = (LEARNT, "good") if model < standard else (NOT_LEARNT, "bad")
-            cells += [Cell(f"{model - standard:+.3f}".replace("-", "−"), number=True), Cell(word, tone=tone)]
-            drawn.append((name, standard, model))
-        rows.append([Cell(language_name(name), language=name), *cells])
-    text = (
-        "The unigram baseline knows how often each token occurs and nothing else"
-        + (" (the better of two: the frequencies of the language itself, or of all languages)" if own else "")
-        + ". A model above it has not learnt to use context. The verdict takes the validation of training where there is one, the evaluation otherwise."
-    )
-    return [*([charts.against_baseline(drawn)] if drawn else []), Table("Bits per byte against the unigram baseline", columns, rows), Remark(text)]
-
-
-def verdicts(run: RunFolder) -> list[str]:
-    """Languages whose model is above the unigram baseline."""
-    baseline, validation = mapping(run.metrics("tokenize").get("unigram_bits_per_byte")), mapping(run.metrics("pretrain").get("validation"))
-    found = []
-    for name in ordered(baseline):
-        standard, model = real(baseline[name]), real(dig(validation, name, BITS_PER_BYTE))
-        if standard is not None and model is not None and model >= standard:
-            found.append(language_name(name))
-    return found
 
 
 @dataclass(frozen=True)
@@ -273,7 +145,7 @@ def finetuning(run: RunFolder) -> Section:
     else:
         section.blocks.append(Remark("The stage recorded no loss before and after.", missing=True))
     lines, problem = run.read_lines("finetune", "metrics.jsonl")
-    section.blocks += [Remark(problem, missing=True)] if problem else _loss("finetune", "Fine-tuning", lines)
+    section.blocks += [Remark(problem, missing=True)] if problem else loss_blocks("finetune", "Fine-tuning", lines)
     samples, problem = run.read_json("finetune", "samples.json")
     items = [_comparison(entry) for entry in samples if isinstance(entry, dict)] if isinstance(samples, list) else []
     if items:
@@ -298,8 +170,3 @@ def _comparison(entry: dict[str, Any]) -> Comparison:
     prompt, before, after = (shorten(clean(entry.get(key) or "")) for key in ("prompt", "before", "after"))
     language = tag(entry.get("language"))
     return Comparison(language_name(language) if language else "language not told", language, prompt, before, after, remark)
-
-
-def parameters(run: RunFolder) -> str:
-    """Parameters of the model in three digits."""
-    return short_count(run.metrics("pretrain").get("parameters"))

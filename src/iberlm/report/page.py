@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from iberlm.core.languages import LANGUAGES, NAMES, file_safe
 from iberlm.core.process import usable_cores
 from iberlm.core.stage import code_version
-from iberlm.report import curation_sections, data_sections, model_sections, rights_section, text_sections, tokenizer_section
+from iberlm.report import curation_sections, data_sections, model_sections, rights_section, text_sections, tokenizer_section, training_section
 from iberlm.report.blocks import Figure, Page
 from iberlm.report.run_folder import RunFolder
 from iberlm.report.wording import NONE, clean, duration, energy, line, listed, percent, real, short_count, size, whole
@@ -21,7 +21,7 @@ SECTIONS = (
     curation_sections.repeats,
     data_sections.documents_and_tokens,
     tokenizer_section.tokenizer,
-    model_sections.training,
+    training_section.training,
     model_sections.evaluation,
     model_sections.finetuning,
     text_sections.samples,
@@ -66,7 +66,7 @@ def figures(run: RunFolder) -> list[Figure]:
         train = sum(real(value) or 0 for value in (tokens.get("train") or {}).values())
         found.append(Figure(short_count(train), "training tokens", f"in {len(tokens.get('train') or {})} languages"))
     if run.get("pretrain"):
-        found.append(Figure(model_sections.parameters(run), "parameters", f"{short_count(run.metrics('pretrain').get('tokens'))} tokens read"))
+        found.append(Figure(training_section.parameters(run), "parameters", f"{short_count(run.metrics('pretrain').get('tokens'))} tokens read"))
     if run.manifests:
         seconds = sum(manifest.wall_seconds for manifest in run.manifests.values())
         found.append(Figure(duration(seconds), "wall time", f"{len(run.manifests)} stages"))
@@ -85,7 +85,7 @@ def remarks(run: RunFolder) -> list[str]:
             found.append(f"“{line(card.title)}” is synthetic, not human-reviewed: results on it show that the line works, not how good a model is.")
     if failed := tokenizer_section.failed_gates(run):
         found.append(f"The tokenizer failed {'a gate' if len(failed) == 1 else f'{len(failed)} gates'}: {'; '.join(failed)}.")
-    above = model_sections.verdicts(run)
+    above = training_section.verdicts(run)
     if above:
         found.append(f"In {listed(above)} the model is above the unigram baseline: it has not learnt to use context there.")
     alarms = model_sections.alarms(run)

@@ -8,8 +8,9 @@ from iberlm.core.languages import LANGUAGES, NEIGHBOURS, check_language
 from iberlm.core.stage import place
 from iberlm.tokenizer.special import fixed_pieces
 
-BPE, UNIGRAM, BYTE_BPE, EXTEND = "bpe", "unigram", "byte_bpe", "extend"
-ALGORITHMS = (BPE, UNIGRAM, BYTE_BPE, EXTEND)
+BPE, UNIGRAM, BYTE_BPE, EXTEND, KEEP = "bpe", "unigram", "byte_bpe", "extend", "keep"
+ALGORITHMS = (BPE, UNIGRAM, BYTE_BPE, EXTEND, KEEP)
+WITH_BASE = (EXTEND, KEEP)
 UNIFORM, TEMPERATURE, WEIGHTS = "uniform", "temperature", "weights"
 MIXTURES = (UNIFORM, TEMPERATURE, WEIGHTS)
 SCRIPT, ELISION, SPACE = "script", "elision", "space"
@@ -78,11 +79,12 @@ class TokenizerConfig:
     """A vocabulary (`tokenizer=`, from `recipes/tokenizer/`)."""
 
     algorithm: str = BPE
-    """bpe and unigram: SentencePiece with byte fallback. byte_bpe: byte-level BPE. extend: pieces added to the tokenizer `base`."""
+    """bpe and unigram: SentencePiece with byte fallback. byte_bpe: byte-level BPE. extend: pieces added to the tokenizer `base`. keep: `base` as it is."""
     vocabulary_size: int = 32_768
-    """All ids: special tokens, 256 bytes and pieces; with extend also those of the base. Below 65,500 a token takes two bytes in the store, else four."""
+    """All ids: special tokens, 256 bytes and pieces; with extend also those of the base. Below 65,500 a token takes two bytes in the store, else four.
+    With keep 0: the base's."""
     base: str = place("")
-    """With extend: folder of a Hugging Face tokenizer (tokenizer.json) of the BPE kind."""
+    """With extend: folder of a Hugging Face tokenizer (tokenizer.json) of the BPE kind. With keep: of any kind that can be measured, BOS and EOS named."""
     character_coverage: float = 0.9999
     """bpe and unigram: share of the characters of the sample that get a piece of their own; the rest are written as bytes."""
     sample_bytes_per_language: int = 20_000_000
@@ -96,9 +98,9 @@ class TokenizerConfig:
     split: str = ""
     """bpe and unigram: where pieces may not cross inside a word, besides digits. script: between letters and all else. elision (what empty means): the
     same, but an elided word keeps its apostrophe (l', d', s') and l·l its point. space: nowhere; then a word has other ids before a full stop than
-    elsewhere. With byte_bpe and extend the pre-tokenizer decides, and this stays empty."""
+    elsewhere. With byte_bpe, extend and keep the pre-tokenizer decides, and this stays empty."""
     reserved_tokens: int = 16
-    """Unused special tokens <|reserved_0|>.. for later fine-tuning, so that no embedding needs to be added. Not with extend."""
+    """Unused special tokens <|reserved_0|>.. for later fine-tuning, so that no embedding needs to be added. Not with extend and keep."""
     model_max_length: int = 8_192
     """Tokens beyond which the exported tokenizer warns."""
     check_determinism: bool = True
@@ -107,17 +109,25 @@ class TokenizerConfig:
     def __post_init__(self) -> None:
         one_of("tokenizer.algorithm", self.algorithm, ALGORITHMS)
         one_of("tokenizer.split", self.split, SPLITS)
-        if (self.algorithm == EXTEND) != bool(self.base):
-            raise ConfigError(f"tokenizer.base: '{self.base}' with algorithm={self.algorithm}; a base goes with algorithm=extend, and only with it")
+        if (self.algorithm in WITH_BASE) != bool(self.base):
+            raise ConfigError(f"tokenizer.base: '{self.base}' with algorithm={self.algorithm}; a base goes with algorithm=extend or keep, and only with them")
         if self.split and self.algorithm not in (BPE, UNIGRAM):
             raise ConfigError(f"tokenizer.split: '{self.split}' with algorithm={self.algorithm}, whose pre-tokenizer cuts words; leave it empty")
         at_least("tokenizer.reserved_tokens", self.reserved_tokens, 0)
-        at_least("tokenizer.vocabulary_size", self.vocabulary_size, fixed_pieces(self.reserved_tokens) + 1)
+        if self.algorithm == KEEP:
+            self._check_kept()
+        else:
+            at_least("tokenizer.vocabulary_size", self.vocabulary_size, fixed_pieces(self.reserved_tokens) + 1)
         between("tokenizer.character_coverage", self.character_coverage, 0.98, 1.0)
         at_least("tokenizer.sample_bytes_per_language", self.sample_bytes_per_language, 1)
         at_least("tokenizer.max_repeats", self.max_repeats, 1)
         at_least("tokenizer.max_words", self.max_words, 1_000)
         at_least("tokenizer.model_max_length", self.model_max_length, 1)
+
+    def _check_kept(self) -> None:
+        for key, value in (("vocabulary_size", self.vocabulary_size), ("parity.rounds", self.parity.rounds)):
+            if value:
+                raise ConfigError(f"tokenizer.{key}: {value} with algorithm=keep, which trains nothing and has the vocabulary of the base; set it to 0")
 
     @property
     def pieces_split(self) -> str:

@@ -19,11 +19,12 @@ from iberlm.core.progress import say
 from iberlm.core.stage import Record, run_stage
 from iberlm.tokenizer import gates, parity
 from iberlm.tokenizer.byte_level import train_byte_level
-from iberlm.tokenizer.config import BYTE_BPE, EXTEND, TokenizerConfig, TrainTokenizerConfig
+from iberlm.tokenizer.config import BYTE_BPE, EXTEND, KEEP, TokenizerConfig, TrainTokenizerConfig
 from iberlm.tokenizer.corpus import TRAIN, VALIDATION, split_files
 from iberlm.tokenizer.export import export_byte_level, export_sentencepiece
 from iberlm.tokenizer.extend import expected_saving, extend, write_extended
 from iberlm.tokenizer.health import usage
+from iberlm.tokenizer.keep import keep, verdicts
 from iberlm.tokenizer.load import LoadedTokenizer, load_tokenizer, load_tokenizers
 from iberlm.tokenizer.material import Material, read_material
 from iberlm.tokenizer.measure import EMBEDDED_PARALLEL, measure_tokenizer, read_parallel
@@ -44,7 +45,8 @@ def run(config: TrainTokenizerConfig, inputs: list[Manifest], out: Path) -> Mani
     Metrics: what `measure.measure_tokenizer` says of the tokenizer (and under "compared" of the others), "algorithm",
     "weights" and "sampled_bytes" by language (its share, and the UTF-8 bytes it counted for), "words" (distinct ones, and
     those trained on), "deterministic", "parity" (the rounds of the search, when there was one), "extension" (when a base
-    was extended) and "gates". A gate that fails does not fail the stage: `pretrain` refuses the tokenizer.
+    was extended), "kept" (the base, when it was copied as it is: what tells of training is missing then) and "gates". A gate
+    that fails does not fail the stage: `pretrain` refuses the tokenizer.
     Raises `DataError` for a language without documents and for a vocabulary larger than the text allows.
     """
     return run_stage(STAGE, VERSION, _body, config, inputs, out, fingerprint=_outside_files(config))
@@ -79,29 +81,30 @@ def _body(config: TrainTokenizerConfig, inputs: list[Manifest], out: Path, recor
     files = _chosen(split_files(curated, TRAIN), config.languages, curated.folder)
     parallel = read_parallel(Path(config.parallel) if config.parallel else None)
     others = load_tokenizers([Path(place) for place in config.compare])  # before anything costs time
-    material = read_material(config.tokenizer, files, record, workers=config.cluster.workers)
-    trained = _train(config.tokenizer, material, parallel, record)
-    _export(config.tokenizer, trained.payload, out / FOLDER)
+    kept = config.tokenizer.algorithm == KEEP
+    table: Words | None = None
+    about: dict[str, Any] = {"algorithm": config.tokenizer.algorithm}
+    if kept:
+        keep(Path(config.tokenizer.base), out / FOLDER)
+        about["kept"] = config.tokenizer.base
+    else:
+        material = read_material(config.tokenizer, files, record, workers=config.cluster.workers)
+        trained = _train(config.tokenizer, material, parallel, record)
+        table = material.table(trained.shares)
+        _export(config.tokenizer, trained.payload, out / FOLDER)
+        about |= _training(trained, material, table)
+    base = load_tokenizer(Path(config.tokenizer.base)) if config.tokenizer.base else None
     tokenizer = load_tokenizer(out / FOLDER)
     validation = {tag: paths for tag, paths in split_files(curated, VALIDATION).items() if tag in files}
     asked: dict[str, Any] = {"languages": list(files), "validation": validation, "max_bytes": config.measured_bytes_per_language, "parallel": parallel}
-    table = material.table(trained.shares)
-    base = load_tokenizer(Path(config.tokenizer.base)) if config.tokenizer.base else None
     first_id = base.vocabulary_size if base else 0  # pieces of a base are not ours to judge
-    metrics: dict[str, Any] = measure_tokenizer(tokenizer, counts=usage(tokenizer, table), first_id=first_id, **asked)
-    metrics |= {
-        "algorithm": config.tokenizer.algorithm,
-        "weights": trained.shares,
-        "sampled_bytes": material.counted_bytes(trained.shares),
-        "words": {"distinct": len(set().union(*material.words.values())), "trained_on": len(table)},
-        "deterministic": trained.deterministic,
-    }
-    if trained.rounds:
-        metrics["parity"] = {"rounds": trained.rounds, "chosen": trained.chosen}
-    if base:
+    counts = None if table is None else usage(tokenizer, table)
+    metrics: dict[str, Any] = measure_tokenizer(tokenizer, counts=counts, first_id=first_id, **asked) | about
+    if base and not kept:
         metrics["extension"] = _extension(base, tokenizer, validation or files)
     trip = gates.round_trip(tokenizer, _texts(validation or files, config.measured_bytes_per_language))
-    metrics["gates"] = gates.check(metrics, round_trip=trip, deterministic=trained.deterministic, limits=config.gates)
+    found = gates.check(metrics, round_trip=trip, deterministic=about.get("deterministic"), limits=config.gates)
+    metrics["gates"] = verdicts(found) if kept else found
     metrics["compared"] = {other.name: measure_tokenizer(other, counts=None, **asked) for other in others}
     for name, verdict in metrics["gates"].items():
         if not verdict["passed"]:
@@ -112,6 +115,17 @@ def _body(config: TrainTokenizerConfig, inputs: list[Manifest], out: Path, recor
     write_json(out / "measure.json", metrics)
     record.output_tree(out / FOLDER)
     record.output(out / "measure.json")
+
+
+def _training(trained: Trained, material: Material, table: Words) -> dict[str, Any]:
+    """What the metrics say of the training."""
+    about: dict[str, Any] = {
+        "weights": trained.shares,
+        "sampled_bytes": material.counted_bytes(trained.shares),
+        "words": {"distinct": len(set().union(*material.words.values())), "trained_on": len(table)},
+        "deterministic": trained.deterministic,
+    }
+    return about | ({"parity": {"rounds": trained.rounds, "chosen": trained.chosen}} if trained.rounds else {})
 
 
 def _chosen(files: dict[str, list[Path]], languages: list[str], folder: Path) -> dict[str, list[Path]]:

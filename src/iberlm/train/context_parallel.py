@@ -12,27 +12,38 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.distributed._functional_collectives import all_to_all_single_autograd
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from iberlm.train.attention import Mask
+from iberlm.train.training_model import TrainingModel
 
 PREFIX = "ulysses_"
 
 Attention = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
 
 
-def share_attention(causal: PreTrainedModel, group: dist.ProcessGroup) -> None:
+def share_attention(module: TrainingModel, group: dist.ProcessGroup) -> None:
     """Have the model's own attention work on the whole sequence and a share of the heads. Call it on every rank of `group`.
 
-    Afterwards hidden states, positions and targets are this rank's part of the sequence, and attention masks are for the whole.
+    Afterwards inputs, positions and targets are this rank's part of the sequence, and attention masks are for the whole: forward needs `whole_positions`.
     """
-    inner = causal.config._attn_implementation
+    config, make_mask = module.causal.config, module._mask
+    inner = config._attn_implementation
+
+    def whole_mask(positions: torch.Tensor, whole_positions: torch.Tensor | None, documents: int) -> Mask:
+        if whole_positions is None:
+            raise ValueError("context parallelism: forward needs whole_positions, from which the attention mask is made")
+        return make_mask(whole_positions, None, documents)
+
+    module._mask = whole_mask  # type: ignore[method-assign]
     name = PREFIX + inner
     AttentionInterface.register(name, _shared(ALL_ATTENTION_FUNCTIONS[inner], group))
     masks = AttentionMaskInterface()
     if inner in masks:
         AttentionMaskInterface.register(name, masks[inner])
-    causal.config._attn_implementation = name
+    config._attn_implementation = name
 
 
 def _shared(attention: Attention, group: dist.ProcessGroup) -> Attention:

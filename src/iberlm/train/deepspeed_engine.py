@@ -3,6 +3,8 @@
 zero1 splits the optimiser's state and the fp32 weights over the ranks, zero2 the gradients too, zero3 the parameters too. accelerate sets DeepSpeed up.
 """
 
+import contextlib
+import io
 import logging
 import os
 import warnings
@@ -55,7 +57,7 @@ def quiet_deepspeed() -> None:
     # on CPU ranks it would compile a shared-memory all-reduce with g++ and ninja at first use, for a minute, on every rank
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=r"`torch\.distributed\.all_gather_into_tensor` is deprecated", category=FutureWarning)  # its own call
+    warnings.filterwarnings("ignore", message=r"`torch\.distributed\.(all_gather_into_tensor|reduce_scatter_tensor)` is deprecated", category=FutureWarning)  # its calls
 
 
 def prepare(accelerator: Accelerator, module: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
@@ -65,7 +67,8 @@ def prepare(accelerator: Accelerator, module: nn.Module, optimizer: torch.optim.
         largest_vector = max((parameter.numel() for parameter in module.parameters() if parameter.dim() == 1), default=0)
         accelerator.state.deepspeed_plugin.deepspeed_config["zero_optimization"]["stage3_param_persistence_threshold"] = largest_vector
     buffers = {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
-    engine, _ = accelerator.prepare(module, optimizer)
+    with contextlib.redirect_stdout(io.StringIO()):  # zero1 with bf16 prints how much memory there is, six times
+        engine, _ = accelerator.prepare(module, optimizer)
     release_transformers()
     # it casts the whole module; rotary frequencies rounded to bf16 would be wrong by whole turns at far positions
     for name, buffer in buffers.items():
@@ -94,7 +97,9 @@ class Stepper:
     def backward(self, loss: torch.Tensor, last: bool) -> None:
         """Backward pass of a micro step; the `last` of a step ends the sum of gradients."""
         self._engine.set_gradient_accumulation_boundary(last)
-        self._engine.backward(loss, scale_wrt_gas=False)
+        # a tensor of its own: DeepSpeed's hook on what the model returned divides by the number of micro steps, until the engine's own hook, set later on
+        # the same tensor, says that the engine has seen to that (zero1 with bf16 only; gradients came out too small)
+        self._engine.backward(loss.clone(), scale_wrt_gas=False)
 
     def update(self, bad: torch.Tensor, norm_limit: float) -> tuple[torch.Tensor, torch.Tensor]:
         """As `Parallel.update`."""

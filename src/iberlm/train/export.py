@@ -2,7 +2,7 @@
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -64,7 +64,7 @@ def save_model(state: dict[str, torch.Tensor], empty: PreTrainedModel, tokenizer
         publish_folder(temporary, path)
 
 
-def check_names(names: Iterator[str] | set[str], empty: PreTrainedModel, what: str) -> None:
+def check_names(names: Iterable[str], empty: PreTrainedModel, what: str) -> None:
     """Raise `CorruptError` unless `names` are the parameters of `empty`, tied ones once, and its stored buffers."""
     stored = empty.state_dict().keys()
     buffers = {name for name, _ in empty.named_buffers() if name in stored}

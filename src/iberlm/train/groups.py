@@ -135,10 +135,12 @@ class SourceGroups:
         plain = (high - low == 1) & (stops - local == out.shape[1])
         out[rows[plain]] = self.first + codes[low[plain], None].astype(np.int32)
         for row, begin, stop, one, other in np.stack([rows, local, stops, low, high], axis=1)[~plain].tolist():
-            edges = np.r_[begin, firsts[one + 1 : other], stop].astype(np.int64)
-            out[row, : stop - begin] = self.first + np.repeat(codes[one:other].astype(np.int32), np.diff(edges))
-            if stop - begin < out.shape[1]:  # the window goes on in the next shard
-                self.fill(out[row : row + 1, stop - begin :], self._starts[shard + 1 : shard + 2])
+            line, place = out[row], 0
+            for code, edge in zip(codes[one:other].tolist(), [*firsts[one + 1 : other].tolist(), stop], strict=True):
+                line[place : edge - begin] = self.first + code
+                place = edge - begin
+            if place < out.shape[1]:  # the window goes on in the next shard
+                self.fill(out[row : row + 1, place:], self._starts[shard + 1 : shard + 2])
 
     def _runs(self, shard: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         if shard not in self._known and self.index is not None:

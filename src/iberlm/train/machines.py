@@ -1,7 +1,7 @@
 """Computers that a run can be planned for: what is known of their devices, and the share of the peak that training is taken to reach.
 
-Each fact has its source; what was not verified says so. The network between nodes is not modelled: measured shares of the peak already hold what it costs
-on well-built clusters, and on others a run is slower than planned.
+Each fact has its source; what was not verified says so. Of the network only a bound is taken: a step cannot be quicker than what must come into each node
+at the node's full bandwidth. What it costs beyond that is not modelled; shares of the peak that were measured on several nodes hold some of it.
 """
 
 import dataclasses
@@ -38,6 +38,8 @@ class Machine:
     """Of one device under load; 0: not known."""
     pue: float = 1.2
     """Energy of the building over energy of the machine."""
+    network_gb_s: float = 0.0
+    """What one node can take in from the others; 0: not known, and then the network sets no bound."""
     bandwidth_gb_s: float = 0.0
     """What a checkpoint is written at, by all nodes together; 0: not known."""
     sources: tuple[str, ...] = ()
@@ -47,7 +49,7 @@ class Machine:
         for key in ("memory_gib", "devices", "devices_a_node"):
             if not getattr(self, key) > 0:
                 raise ConfigError(f"machine.{key}: {getattr(self, key):g}; it must be above 0")
-        for key in ("peak_tflops", "watts", "bandwidth_gb_s"):
+        for key in ("peak_tflops", "watts", "network_gb_s", "bandwidth_gb_s"):
             if not getattr(self, key) >= 0:
                 raise ConfigError(f"machine.{key}: {getattr(self, key):g}; it must be 0 or more")
         if not 0 <= self.mfu <= 1:
@@ -114,7 +116,9 @@ MACHINES = {
             devices_a_node=4,
             watts=700,
             pue=1.08,
+            network_gb_s=100,
             sources=(
+                f"network 100 GB/s a node (4 adapters of 200 Gbit/s): {NOT_VERIFIED}",
                 f"4 GPUs of 64 GB a node: {_CONFIGURATIONS} (BSC)",
                 f"peak: {DATA_SHEET} of the H100 SXM; that of the 64 GB version is {NOT_VERIFIED}",
                 f"700 W: {DATA_SHEET}, the board's limit; {NOT_VERIFIED} for this version",
@@ -129,7 +133,12 @@ MACHINES = {
             devices_a_node=4,
             watts=440,
             pue=1.1,
-            sources=(f"4 GPUs of 64 GB a node: {_CONFIGURATIONS} (CINECA)", f"peak, 440 W and PUE 1.1: {NOT_VERIFIED}"),
+            network_gb_s=50,
+            sources=(
+                f"network 50 GB/s a node: {NOT_VERIFIED}",
+                f"4 GPUs of 64 GB a node: {_CONFIGURATIONS} (CINECA)",
+                f"peak, 440 W and PUE 1.1: {NOT_VERIFIED}",
+            ),
         ),
         Machine(
             name="lumi_g",
@@ -139,7 +148,9 @@ MACHINES = {
             devices_a_node=8,
             watts=280,
             pue=1.04,
+            network_gb_s=100,
             sources=(
+                f"network 100 GB/s a node (4 adapters of 200 Gbit/s): {NOT_VERIFIED}",
                 f"8 dies of 64 GB a node, each a device: {_CONFIGURATIONS} (LUMI)",
                 f"280 W: half of the module's 560 W, {DATA_SHEET}",
                 f"PUE 1.04: {NOT_VERIFIED}",
@@ -153,7 +164,12 @@ MACHINES = {
             devices_a_node=4,
             watts=680,
             pue=1.1,
-            sources=(f"4 GPUs a node: {_CONFIGURATIONS} (JSC)", f"96 GB, 680 W and PUE 1.1: {NOT_VERIFIED}"),
+            network_gb_s=100,
+            sources=(
+                f"network 100 GB/s a node (4 adapters of 200 Gbit/s): {NOT_VERIFIED}",
+                f"4 GPUs a node: {_CONFIGURATIONS} (JSC)",
+                f"96 GB, 680 W and PUE 1.1: {NOT_VERIFIED}",
+            ),
         ),
         Machine(
             name="alps",
@@ -163,7 +179,12 @@ MACHINES = {
             devices_a_node=4,
             watts=680,
             pue=1.1,
-            sources=(f"4 GPUs a node: {_CONFIGURATIONS} (CSCS)", f"96 GB, 680 W and PUE 1.1: {NOT_VERIFIED}"),
+            network_gb_s=100,
+            sources=(
+                f"network 100 GB/s a node (4 adapters of 200 Gbit/s): {NOT_VERIFIED}",
+                f"4 GPUs a node: {_CONFIGURATIONS} (CSCS)",
+                f"96 GB, 680 W and PUE 1.1: {NOT_VERIFIED}",
+            ),
         ),
         Machine(
             name="finisterrae3",
@@ -181,10 +202,24 @@ MACHINES = {
             devices=8,
             devices_a_node=8,
             watts=700,
-            sources=(f"NVIDIA H100 SXM {DATA_SHEET}; PUE 1.2 assumed",),
+            network_gb_s=400,
+            sources=(
+                "network 400 GB/s a node (8 adapters of 400 Gbit/s), as in NVIDIA's DGX H100: assumed",
+                f"NVIDIA H100 SXM {DATA_SHEET}; PUE 1.2 assumed",
+            ),
         ),
         Machine(
-            name="h200", device="NVIDIA H200", memory_gib=139.8, devices=8, devices_a_node=8, watts=700, sources=(f"NVIDIA H200 {DATA_SHEET}; PUE 1.2 assumed",)
+            name="h200",
+            device="NVIDIA H200",
+            memory_gib=139.8,
+            devices=8,
+            devices_a_node=8,
+            watts=700,
+            network_gb_s=400,
+            sources=(
+                "network 400 GB/s a node (8 adapters of 400 Gbit/s), as in NVIDIA's DGX H200: assumed",
+                f"NVIDIA H200 {DATA_SHEET}; PUE 1.2 assumed",
+            ),
         ),
         Machine(
             name="a100",
@@ -193,7 +228,11 @@ MACHINES = {
             devices=8,
             devices_a_node=8,
             watts=400,
-            sources=(f"NVIDIA A100 SXM {DATA_SHEET}; PUE 1.2 assumed",),
+            network_gb_s=200,
+            sources=(
+                "network 200 GB/s a node (8 adapters of 200 Gbit/s), as in NVIDIA's DGX A100: assumed",
+                f"NVIDIA A100 SXM {DATA_SHEET}; PUE 1.2 assumed",
+            ),
         ),
     )
 }

@@ -56,6 +56,8 @@ class Step:
     micro_batch_size: int
     sequence_length: int
     accumulation: int
+    deferred: bool
+    """fully_shard keeps whole gradients until the last micro step."""
     activation_checkpointing: str
     cross_entropy: str
     optimizer: str
@@ -145,6 +147,12 @@ def on_a_rank(shape: Shape, tensor: int) -> tuple[int, int]:
     return layer_matrices(shape) // tensor + shape.layer_vectors, outside
 
 
+def defers(shape: Shape, tensor: int, device_bytes: float) -> bool:
+    """Whether fully_shard keeps whole gradients between micro steps on devices of so many bytes (the rule is in `strategy`)."""
+    layer, outside = on_a_rank(shape, tensor)
+    return 4 * (shape.layers * layer + outside) <= DEFERRED_SHARE * device_bytes
+
+
 def _moments(shape: Shape, step: Step) -> int:
     layer, outside = on_a_rank(shape, step.layout.tp)
     if step.optimizer != MUON:
@@ -152,8 +160,8 @@ def _moments(shape: Shape, step: Step) -> int:
     return 4 * shape.layers * layer_matrices(shape) // step.layout.tp + 8 * (shape.layers * shape.layer_vectors + outside)
 
 
-def estimate(shape: Shape, step: Step, device_bytes: float) -> Memory:
-    """Memory of one device of `device_bytes` bytes."""
+def estimate(shape: Shape, step: Step) -> Memory:
+    """Memory of one device."""
     layer, outside = on_a_rank(shape, step.layout.tp)
     whole = shape.layers * layer + outside
     moments = _moments(shape, step)
@@ -169,7 +177,7 @@ def estimate(shape: Shape, step: Step, device_bytes: float) -> Memory:
     else:  # fully_shard: each layer a unit, everything outside the layers another one
         shards = step.layout.dp_shard * step.layout.cp
         parameters, gradients, moments = 4 * whole // shards, 4 * whole // shards, moments // shards
-        if step.accumulation > 1 and 4 * whole <= DEFERRED_SHARE * device_bytes:
+        if step.accumulation > 1 and step.deferred:
             gradients += 4 * whole
         # two layers gathered and a third on its way, its gradient and the fp32 form in which it is exchanged; the outer unit stays gathered
         copies = layer * (3 * size + size + 4) + outside * size
@@ -201,3 +209,28 @@ def _deepspeed(step: Step, whole: int, moments: int, size: int) -> tuple[int, in
     if step.strategy == ZERO2:
         return size * whole, 4 * whole // ranks, own, bucket
     return size * whole // ranks, 4 * whole // ranks, own, bucket + size * min(whole, DEEPSPEED_LIVE)
+
+
+def into_a_node(shape: Shape, step: Step, devices_a_node: int) -> int:
+    """Bytes that must come into each node over the network in a step, at least; 0 where the strategy stays inside a node.
+
+    Weights are gathered twice a micro step, in the precision of the products, and gradients are exchanged in fp32: once a step, or in each micro step. The
+    devices of a node that need the same bytes fetch them once and share them inside; summing to all costs twice what summing to one part each does.
+    """
+    layout, size = step.layout, 4 if step.precision == "fp32" else 2
+    if layout.world <= devices_a_node:
+        return 0
+    layer, outside = on_a_rank(shape, layout.tp)
+    whole = shape.layers * layer + outside
+    if step.strategy not in (*DEEPSPEED, SINGLE, DDP):
+        micro, sums = step.accumulation, 1 if step.deferred else step.accumulation
+        gathered = (2 * shape.layers * layer + outside) * size * micro + 4 * whole * sums
+        shards = layout.dp_shard * layout.cp
+        within = shards * layout.tp <= devices_a_node
+        copies = 8 * whole // shards * min(devices_a_node, shards * layout.tp) if layout.dp_replicate > 1 else 0
+        return copies + (0 if within else gathered * min(layout.tp, devices_a_node))
+    if step.strategy in (SINGLE, DDP):
+        return 8 * whole
+    if step.strategy == ZERO1:
+        return (8 + size) * whole
+    return (size if step.strategy == ZERO2 else 2 * size * step.accumulation) * whole + 4 * whole * step.accumulation

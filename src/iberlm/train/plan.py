@@ -2,29 +2,30 @@
 
 Memory is derived (`memory`), operations are counted (`flops`). Speed is the peak of the devices times a share of it that others have measured
 (`machines`): on published runs it was within a quarter of what they report, and one in ten lay further off. Time is that of steps alone, without validation,
-restarts, waiting in a queue or a slow network. Energy is the devices' rated power over that time: an estimate.
+restarts or waiting in a queue; of the network only a bound is taken. Energy is the devices' rated power over that time: an estimate.
 """
 
 import dataclasses
 import itertools
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from iberlm.core.errors import ConfigError, IberlmError, ResourceError
+from iberlm.core.errors import ConfigError, CorruptError, IberlmError, ResourceError
 from iberlm.train.config import PretrainConfig, accumulation_steps
-from iberlm.train.config_groups import AUTO, CHECKPOINTED, DEEPSPEED, FSDP2, HSDP, MUON, SHARDED_BY_TORCH, SINGLE, StrategyConfig
+from iberlm.train.config_groups import AUTO, CHECKPOINTED, FSDP2, HSDP, MUON, SHARDED_BY_TORCH, ZERO3, StrategyConfig
 from iberlm.train.flops import Shape, flops_per_token, layer_matrices, parameters
-from iberlm.train.machines import GIB, Machine, default_mfu, machine
-from iberlm.train.memory import Memory, Step, cross_entropy_kind, estimate
+from iberlm.train.machines import GIB, Machine, default_mfu
+from iberlm.train.memory import Memory, Step, cross_entropy_kind, defers, estimate, into_a_node
 from iberlm.train.mesh import Layout, check_heads, check_strategy, plan_layout
 
 UINT16_VOCABULARY = 65_500
 """As in `core.token_store`: below, an id takes 2 bytes, else 4."""
 RECOMPUTED_SHARE = 0.85
-"""activation_checkpointing=full: MFU against none, for models up to 10 billion (llm-foundry, 7B: 54.8 to 58.0 against 64.2% on A100, 42.8 against 46.4 on H100).
-Published figures for larger models have it in them."""
+"""activation_checkpointing=full: MFU against none, for models up to 10 billion (llm-foundry, 7B: 54.8 to 58.0 against 64.2% on A100, 42.8 against 46.4% on
+H100). Published figures for larger models have it in them."""
 NOT_COMPILED_SHARE = 0.87
 """compile=off (torchtitan, 8B: 5,762 against 6,667 tokens a second)."""
 FP8_GAINS = ((1e9, 1.05), (5e9, 1.20), (float("inf"), 1.25))
@@ -43,6 +44,8 @@ class Speed:
     tokens_per_second: float
     tokens_per_second_a_device: float
     step_seconds: float
+    network_seconds: float
+    """What the network needs for a step at least; a step cannot be quicker. 0: not known, or nothing crosses nodes."""
     days: float
     device_hours: float
     energy_kwh: float | None
@@ -92,7 +95,7 @@ def plan_pretrain(config: PretrainConfig, machine: Machine) -> Plan:
     """
     shape = shape_of(config)
     layout, step = _step(config, machine, shape)
-    memory = estimate(shape, step, machine.memory_gib * GIB)
+    memory = estimate(shape, step)
     fits = memory.total <= machine.memory_gib * GIB
     size, moments = parameters(shape), 8 * parameters(shape)
     if config.optimizer.kind == MUON:
@@ -142,9 +145,16 @@ def shape_of(config: PretrainConfig) -> Shape:
     """The shape of the model that a run would train, at the recipe's nominal vocabulary."""
     if not config.initial_model:
         return Shape.of(config.model)
-    from iberlm.core.files import read_json_object
-
-    return Shape.of_huggingface(read_json_object(Path(config.initial_model) / "config.json"))
+    path = Path(config.initial_model) / "config.json"
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"initial_model: {path} cannot be read ({error.strerror}); give the folder of a Hugging Face causal model") from error
+    except ValueError as error:
+        raise CorruptError(f"initial_model: {path} is not JSON ({error}); fetch it again") from error
+    if not isinstance(settings, dict):
+        raise CorruptError(f"initial_model: {path} is not a JSON object; fetch it again")
+    return Shape.of_huggingface(settings)
 
 
 def _step(config: PretrainConfig, machine: Machine, shape: Shape) -> tuple[Layout, Step]:
@@ -164,11 +174,12 @@ def _step(config: PretrainConfig, machine: Machine, shape: Shape) -> tuple[Layou
         micro_batch_size=config.micro_batch_size,
         sequence_length=config.sequence_length,
         accumulation=accumulation_steps(config, world),
+        deferred=defers(shape, layout.tp, machine.memory_gib * GIB),
         activation_checkpointing=config.activation_checkpointing,
         cross_entropy=config.objective.cross_entropy,
         optimizer=config.optimizer.kind,
         precision=precision,
-        compiled=config.compile != "off" and config.strategy.name != "zero3",
+        compiled=config.compile != "off" and config.strategy.name != ZERO3,
     )
 
 
@@ -186,8 +197,13 @@ def _speed(config: PretrainConfig, machine: Machine, shape: Shape, step: Step) -
         if step.precision == "fp8":
             gain = next(gain for limit, gain in FP8_GAINS if size <= limit)
             share, source = share * gain, f"{source}; x {gain:g} for fp8"
-    own = share * peak[0] * 1e12 / flops_per_token(shape, config.sequence_length)
-    seconds = config.global_batch_tokens / (own * machine.devices)
+    operations = flops_per_token(shape, config.sequence_length) * config.global_batch_tokens / machine.devices
+    seconds = operations / (share * peak[0] * 1e12)
+    network = into_a_node(shape, step, machine.devices_a_node) / (machine.network_gb_s * 1e9) if machine.network_gb_s else 0.0
+    if network > seconds:
+        bound = f"the network: {machine.network_gb_s:g} GB/s a node is too slow to reach {share:.0%}"
+        seconds, share, source = network, share * seconds / network, bound
+    own = config.global_batch_tokens / seconds / machine.devices
     hours = seconds * config.total_steps / 3600
     return Speed(
         peak_tflops=peak[0],
@@ -197,6 +213,7 @@ def _speed(config: PretrainConfig, machine: Machine, shape: Shape, step: Step) -
         tokens_per_second=own * machine.devices,
         tokens_per_second_a_device=own,
         step_seconds=seconds,
+        network_seconds=network,
         days=hours / 24,
         device_hours=hours * machine.devices,
         energy_kwh=hours * machine.devices * machine.watts / 1000 * machine.pue if machine.watts else None,
@@ -212,7 +229,7 @@ def _kept(config: PretrainConfig) -> int:
 
 def _remarks(config: PretrainConfig, machine: Machine, step: Step) -> tuple[str, ...]:
     remarks = [f"the vocabulary is the recipe's nominal {config.model.vocabulary_size:,}: the tokenizer decides"] if not config.initial_model else []
-    remarks.append("the network is not modelled: the share of the peak holds what it cost where that was measured")
+    remarks.append("of the network only a bound is taken: what must come into a node, at its full bandwidth and hidden behind computing")
     if machine.devices > machine.devices_a_node and step.layout.tp > machine.devices_a_node:
         remarks.append(f"tensor parallelism over {step.layout.tp} devices leaves the node of {machine.devices_a_node}: expect much less speed")
     if config.precision == AUTO:
@@ -226,18 +243,29 @@ def _alternatives(config: PretrainConfig, machine: Machine, shape: Shape, most: 
     """Settings that fit, the smallest change first: at most `most`; on more devices when these are too few."""
     for factor in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024):
         larger = machine if factor == 1 else _more(machine, factor)
-        found: list[tuple[int, int, str]] = []
+        found: list[tuple[int, int, list[str], str]] = []
         for cost, changes, changed in _variants(config, larger):
             try:
                 _, step = _step(changed, larger, shape)
             except IberlmError:  # no run would start so
                 continue
-            memory = estimate(shape, step, larger.memory_gib * GIB)
+            memory = estimate(shape, step)
             if memory.total <= larger.memory_gib * GIB:
-                found.append((cost, memory.total, " ".join([*([f"devices={larger.devices}"] if factor > 1 else []), *changes])))
+                speed = _speed(changed, larger, shape, step)
+                found.append((cost, memory.total, changes, "" if speed is None else f" ({speed.days:,.1f} days)"))
         if found:
-            return tuple(text for _, _, text in sorted(found)[:most])
+            kept: list[tuple[list[str], str]] = []
+            for _, _, changes, days in sorted(found):
+                # what does with less is already there
+                if not any(set(_keys(smaller)) <= set(_keys(changes)) for smaller, _ in kept):
+                    kept.append((changes, days))
+            devices = [f"devices={larger.devices}"] if factor > 1 else []
+            return tuple(" ".join([*devices, *changes]) + days for changes, days in kept[:most])
     return ()
+
+
+def _keys(changes: list[str]) -> list[str]:
+    return [change.partition("=")[0] for change in changes]
 
 
 def _more(machine: Machine, factor: int) -> Machine:
@@ -255,9 +283,8 @@ def _variants(config: PretrainConfig, machine: Machine) -> Iterator[tuple[int, l
     tensors = [config.strategy.tensor]
     while tensors[-1] * 2 <= machine.devices_a_node:
         tensors.append(tensors[-1] * 2)
-    for (halvings, size), (level, kind), (other, name), (doublings, tensor) in itertools.product(
-        *(enumerate(values) for values in (micro, stronger, names, tensors))
-    ):
+    choices = itertools.product(enumerate(micro), enumerate(stronger), enumerate(names), enumerate(tensors))
+    for (halvings, size), (level, kind), (other, name), (doublings, tensor) in choices:
         if tensor > 1 and name not in SHARDED_BY_TORCH:
             continue
         changes: dict[str, Any] = {}
@@ -284,7 +311,7 @@ def lines(plan: Plan) -> list[str]:
     mesh = " x ".join(f"{size} {name}" for name, size in dataclasses.asdict(layout).items() if size > 1) or "1 rank"
     parts = ("parameters", "gradients", "moments", "copies", "activations", "logits", "overhead")
     text = [
-        f"model          {plan.model}: {plan.parameters:,} parameters, {plan.flops_per_token / 1e9:,.1f} GFLOP a token (6 a weight, and attention as in PaLM)",
+        f"model          {plan.model}: {plan.parameters:,} parameters, {plan.flops_per_token / 1e9:,.4g} GFLOP a token (6 a weight, and attention as in PaLM)",
         f"machine        {plan.machine.name}: {plan.machine.devices} x {plan.machine.device}, {plan.machine.nodes} node(s)",
         f"strategy       {plan.strategy}: {mesh}; micro batch {plan.micro_batch_size}, {plan.accumulation} micro step(s) a step",
         f"choices        {plan.precision}, activation checkpointing {plan.activation_checkpointing}, cross-entropy {plan.cross_entropy}, "
@@ -299,14 +326,18 @@ def lines(plan: Plan) -> list[str]:
         text.append(f"speed          not known: no peak is stated for {plan.machine.device}; give peak_tflops and mfu")
     else:
         text += [
-            f"speed          {speed.tokens_per_second_a_device:,.0f} tokens/s a device, {speed.tokens_per_second:,.0f} in all, {speed.step_seconds:.2f} s a step",
+            f"speed          {speed.tokens_per_second_a_device:,.0f} tokens/s a device, {speed.tokens_per_second:,.0f} in all; "
+            f"{speed.step_seconds:.2f} s a step",
             f"               = {speed.mfu:.0%} of {speed.peak_tflops:,.0f} TFLOP/s. Share: {speed.mfu_source}. Peak: {speed.peak_source}",
-            f"time           {plan.steps:,} steps, {plan.tokens / 1e9:,.1f} billion tokens: {speed.days:,.1f} days, {speed.device_hours:,.0f} device hours (steps alone)",
+            f"network        {speed.network_seconds:.2f} s a step at least, of {speed.step_seconds:.2f}"
+            if speed.network_seconds
+            else "network        sets no bound: it is not known, or nothing crosses nodes",
+            f"time           {plan.steps:,} steps, {plan.tokens / 1e9:,.1f} billion tokens: {speed.days:,.1f} days, "
+            f"{speed.device_hours:,.0f} device hours, of steps alone",
+            "energy         not known: the device's power is not"
+            if speed.energy_kwh is None
+            else f"energy         {speed.energy_kwh:,.0f} kWh, estimated: {plan.machine.watts:g} W a device x hours x PUE {plan.machine.pue:g}",
         ]
-        energy = (
-            f"{speed.energy_kwh:,.0f} kWh, estimated: {plan.machine.watts:g} W a device x hours x PUE {plan.machine.pue:g}" if speed.energy_kwh else "not known"
-        )
-        text.append(f"energy         {energy}")
     seconds = "" if plan.checkpoint_seconds is None else f", {plan.checkpoint_seconds:,.0f} s to write at {plan.machine.bandwidth_gb_s:g} GB/s"
     text.append(f"checkpoint     {plan.checkpoint_bytes / 1e9:,.1f} GB{seconds}; {plan.checkpoints_bytes / 1e9:,.0f} GB for all that are kept")
     text.append(f"token store    {plan.store_bytes / 1e9:,.1f} GB if every token is read once")

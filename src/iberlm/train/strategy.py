@@ -293,7 +293,7 @@ def _shard(module: TrainingModel, layout: Layout, config: PretrainConfig, choice
     sizes = layout.sizes(config.strategy.name)
     if layout.cp > 1:
         ranks = init_device_mesh(device, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
-        share_attention(module.causal, ranks[CP].get_group())
+        share_attention(module, ranks[CP].get_group())
         sizes = {DP_SHARD_CP if key == DP_SHARD else key: size * layout.cp if key == DP_SHARD else size for key, size in sizes.items() if key != CP}
     mesh = init_device_mesh(device, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
     if layout.tp > 1:

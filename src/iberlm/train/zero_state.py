@@ -29,6 +29,8 @@ def own_tensors(parallel: Parallel) -> Iterator[tuple[str, torch.Tensor]]:
 
     zero = parallel.engine.optimizer
     count = _step_count(zero)
+    if count is not None:
+        _link(zero)
     parameters = named_parameters(parallel)
     for number, (name, parameter) in enumerate(parameters.items()):
         for key in (None, *(MOMENTS if count is not None else ())):
@@ -61,7 +63,7 @@ def load(parallel: Parallel, path: Path) -> None:
     whole = {f"{MODEL}.{name}": buffer for name, buffer in buffers.items()}
     load_files({**own, **counts, **whole}, storage_reader=reader, no_dist=True)
     zero = parallel.engine.optimizer
-    _clear(zero)
+    zero.optimizer.state.clear()
     if moments:
         _give_state(zero, _only_count(path, counts))
     for number, (name, parameter) in enumerate(parameters.items()):
@@ -107,17 +109,17 @@ def _only_count(path: Path, counts: dict[str, torch.Tensor]) -> torch.Tensor:
     return torch.tensor(found[0])
 
 
-def _clear(zero: Any) -> None:
-    zero.optimizer.state.clear()
-    if hasattr(zero, "_hp_optimizer_states_linked"):
-        zero._hp_optimizer_states_linked = False
-
-
 def _give_state(zero: Any, count: torch.Tensor) -> None:
-    """What the optimiser's first step would make, with the stored count, for every piece; stages 1 and 2 then link it to the parameters."""
+    """What the optimiser's first step would make, with the stored count, for every piece."""
     for piece in _pieces(zero):
         zero.optimizer.state[piece] = {STEP: count.to(piece.device, copy=True), **{moment: torch.zeros_like(piece) for moment in MOMENTS}}
+    _link(zero)
+
+
+def _link(zero: Any) -> None:
+    """Stages 1 and 2: tell each parameter where its moments are. DeepSpeed does so once, when the first of several groups has made its own only."""
     if hasattr(zero, "_lazy_init_hp_params_optimizer_state"):
+        zero._hp_optimizer_states_linked = False
         zero._lazy_init_hp_params_optimizer_state()
 
 
