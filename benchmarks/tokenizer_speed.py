@@ -268,7 +268,7 @@ def read_store(settings: dict[str, Any]) -> dict[str, Any]:
     from iberlm.train.data import open_training
 
     config = PretrainConfig(steps=1_000, sequence_length=WINDOW_TOKENS, model=ModelConfig(max_position_embeddings=WINDOW_TOKENS))
-    data = open_training(config, read_manifest(Path(settings["store"])), VOCABULARY)
+    data = open_training(config, read_manifest(Path(settings["store"])), VOCABULARY, bos=BOS)
     generator = np.random.Generator(np.random.PCG64(1))
     stores = [data.stores[index] for index in generator.integers(0, len(data.stores), settings["windows"])]
     starts = [int(generator.integers(0, len(store) - WINDOW_TOKENS)) for store in stores]

@@ -345,7 +345,7 @@ def test_same_numbers_give_the_same_charts(whole_run: Path, tmp_path: Path, card
     report.run(ReportConfig(run_dir=str(whole_run), title="Another title"), manifests, tmp_path / "report")
     pattern = re.compile(r"<svg(?!.{0,200}of wall and CPU time).*?</svg>", re.DOTALL)
     charts = pattern.findall(read(tmp_path))
-    assert len(charts) == 8
+    assert len(charts) == 12
     assert set(charts) <= set(pattern.findall(read(whole_run)))
 
 

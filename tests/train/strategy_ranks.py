@@ -1,19 +1,24 @@
-"""One rank of the tests of `strategy`: `python -m tests.train.strategy_ranks CASES.json FOLDER` trains each case and writes down what it saw."""
+"""Training under a strategy as a test sees it, on real ranks: `python -m tests.train.strategy_ranks SESSIONS.json FOLDER` is one of them."""
 
+import contextlib
 import dataclasses
 import json
+import math
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from accelerate import Accelerator
 from torch.distributed.tensor import DTensor
 
 from iberlm.core.config import ClusterConfig
-from iberlm.core.ranks import rank_main
+from iberlm.core.ranks import rank_main, run_ranks
 from iberlm.train.config import ModelConfig, OptimizerConfig, PretrainConfig, StrategyConfig
+from iberlm.train.config_groups import DEEPSPEED
 from iberlm.train.hardware import Choices
 from iberlm.train.strategy import Parallel, parallelize, session
 from iberlm.train.training_model import build_training_model
@@ -21,6 +26,10 @@ from iberlm.train.training_model import build_training_model
 from .conftest import VOCABULARY, tiny
 
 STEPS, SAMPLES, LENGTH, GROUPS = 4, 8, 32, 3
+BAD = {0: "bad", 2: "norm", 3: "not finite"}
+"""Before these steps a step is tried that is bad in this way."""
+ROOT = Path(__file__).parents[2]
+Results = dict[str, Any]
 NO_LIMIT = float("inf")
 MODEL = {"hidden_size": 32, "layers": 2, "heads": 4, "kv_heads": 2, "ffn_size": 64, "max_position_embeddings": 64, "initializer_range": 0.1}
 
@@ -146,7 +155,7 @@ def run(accelerator: Accelerator, case: Case) -> dict[str, Any]:
     """Train a case as this rank, and again with steps left out."""
     config, choices = configured(case)
     results = {}
-    for name, bad in {"straight": {}, "faulty": {0: "bad", 2: "norm", 3: "not finite"}}.items():
+    for name, bad in {"straight": {}, "faulty": BAD}.items():
         if name == "faulty" and not case.faults:
             continue
         module = build_training_model(config, VOCABULARY, choices, GROUPS)
@@ -158,11 +167,61 @@ def run(accelerator: Accelerator, case: Case) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> None:
-    """Train the cases one after the other, in one world: starting ranks is what takes time."""
-    cases, out = [Case(**case) for case in json.loads(Path(arguments[0]).read_text())], Path(arguments[1])
+    """Train the cases, in one world as far as they can share one: starting ranks is what takes time."""
+    sessions, out = json.loads(Path(arguments[0]).read_text()), Path(arguments[1])
+    for port, cases in sessions:
+        # a store of its own: torch keeps one open for each port, and the next world would find this one's addresses in it
+        os.environ["MASTER_PORT"] = str(port)
+        for label, result in train_cases([Case(**case) for case in cases], out).items():
+            (out / f"{label}-{os.environ['RANK']}.json").write_text(json.dumps(result))
+
+
+def train_cases(cases: list[Case], out: Path) -> Results:
+    """Train in this process, as one of the ranks or alone."""
     with session(*configured(cases[0]), str(out)) as accelerator:
-        for case in cases:
-            (out / f"{case.label}-{os.environ['RANK']}.json").write_text(json.dumps(run(accelerator, case)))
+        return {case.label: run(accelerator, case) for case in cases}
+
+
+def train_on_ranks(cases: list[Case], out: Path) -> dict[str, list[Any]]:
+    """Train each case on as many ranks as the first asks for; what each rank saw, by label."""
+    shared = [case for case in cases if case.strategy["name"] not in DEEPSPEED]
+    # DeepSpeed is set up for a whole session
+    sessions = ([shared] if shared else []) + [[case] for case in cases if case not in shared]
+    path = out / f"cases-{cases[0].label}.json"
+    path.write_text(json.dumps([(port, [dataclasses.asdict(case) for case in part]) for port, part in zip(_free_ports(len(sessions)), sessions, strict=True)]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]))
+        run_ranks("tests.train.strategy_ranks", [str(path), str(out)], cases[0].ranks)
+    return {case.label: [json.loads((out / f"{case.label}-{rank}.json").read_text()) for rank in range(case.ranks)] for case in cases}
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as probes:
+        sockets = [probes.enter_context(socket.socket()) for _ in range(count)]
+        for entry in sockets:
+            entry.bind(("127.0.0.1", 0))
+        return [int(entry.getsockname()[1]) for entry in sockets]
+
+
+def follows(found: list[Any], reference: Any, *, rtol: float, norm_rtol: float | None = None) -> None:
+    """The loss curve, the norms and the sums by group are the reference's within a tolerance, and the same bits on all ranks."""
+    for rank in found:
+        assert rank["straight"] == found[0]["straight"]
+    np.testing.assert_allclose(found[0]["straight"]["losses"], reference["losses"], rtol=rtol)
+    np.testing.assert_allclose(found[0]["straight"]["norms"], reference["norms"], rtol=norm_rtol or rtol)
+    np.testing.assert_allclose(found[0]["straight"]["sums"], reference["sums"], rtol=rtol)
+
+
+def leaves_out_exactly(found: list[Any]) -> None:
+    """Bad steps changed nothing, bit for bit, and the steps after them are those of a run that had none."""
+    for rank in found:
+        assert [entry["kind"] for entry in rank["faulty"]["left_out"]] == list(BAD.values())
+        for entry in rank["faulty"]["left_out"]:
+            assert entry["same"], entry
+            assert entry["new_is_zero"], entry
+            assert entry["applied"] == 0
+            assert math.isfinite(entry["norm"]) == (entry["kind"] != "not finite")
+        assert {key: rank["faulty"][key] for key in ("losses", "norms", "sums")} == {key: rank["straight"][key] for key in ("losses", "norms", "sums")}
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 FSDP2, DDP, SINGLE = {"name": "fsdp2"}, {"name": "ddp"}, {"name": "single"}
 ZERO = {stage: {"name": f"zero{stage}"} for stage in (1, 2, 3)}
 TENSOR = {"name": "fsdp2", "tensor": 2}
+EVEN: dict[str, Any] = {"hidden_size": 32, "heads": 4}
 Results = dict[str, dict[str, Any]]
 
 
@@ -38,10 +39,10 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def start(jobs: list[Job], folder: Path) -> Results:
-    """Do the jobs on as many ranks as they ask for; the first rank's results by label."""
+def start(jobs: list[Job], folder: Path, *, apart: bool = False) -> Results:
+    """Do the jobs on as many ranks as they ask for (one: in this process, unless `apart`); the first rank's results by label."""
     ranks = jobs[0].ranks
-    if ranks == 1:  # here
+    if ranks == 1 and not apart:
         return {job.label: elastic_ranks.run(job, folder) for job in jobs}
     path = folder / f"jobs-{ranks}-{jobs[0].label}.json"
     path.write_text(json.dumps({"jobs": [dataclasses.asdict(job) for job in jobs], "ports": free_ports(len(jobs))}))
@@ -80,27 +81,19 @@ def results(folder: Path) -> Results:
     two += [going_on(f"zero{stage}-zero{stage}", ZERO[stage], 2, f"zero{stage}", precision="bf16") for stage in ZERO]
     two += [going_on("zero1-fsdp2", FSDP2, 2, "zero1", precision="bf16")]
     found = start(two, folder)
-    found |= start(
-        [
-            going_on("fsdp2-fsdp2-3", FSDP2, 3, "fsdp2"),
-            going_on("zero2-zero2-3", ZERO[2], 3, "zero2", precision="bf16"),
-            going_on("fsdp2-zero3-3", ZERO[3], 3, "fsdp2"),
-        ],
-        folder,
-    )
-    four = [
-        Job("tensor", TENSOR, 4, until=4, save=[2, 4]),
-        going_on("fsdp2-hsdp", {"name": "hsdp", "replicas": 2}, 4, "fsdp2"),
-        going_on("tensor-tensor", TENSOR, 4, "tensor"),
-    ]
+    four = [going_on("fsdp2-fsdp2-4", FSDP2, 4, "fsdp2"), going_on("fsdp2-zero3-4", ZERO[3], 4, "fsdp2")]
+    four += [going_on("zero2-zero2-4", ZERO[2], 4, "zero2", precision="bf16"), going_on("fsdp2-hsdp", {"name": "hsdp", "replicas": 2}, 4, "fsdp2")]
+    # tensor parallelism splits heads, and these have an even number of them
+    four += [Job("tensor", TENSOR, 4, until=4, save=[2, 4], **EVEN), going_on("tensor-tensor", TENSOR, 4, "tensor", **EVEN)]
     found |= start(four, folder)
-    one = [going_on(f"{of}-single", SINGLE, 1, of) for of in ("fsdp2", "zero2", "zero3", "tensor")]
-    one += [going_on("muon-single", SINGLE, 1, "muon", optimizer="muon", tie_embeddings=True), Job("single", SINGLE, 1, until=4, save=[2, 4])]
+    one = [going_on(f"{of}-single", SINGLE, 1, of) for of in ("fsdp2", "zero2", "zero3")]
+    one += [going_on("tensor-single", SINGLE, 1, "tensor", **EVEN), Job("single", SINGLE, 1, until=4, save=[2, 4])]
+    one += [going_on("muon-single", SINGLE, 1, "muon", optimizer="muon", tie_embeddings=True)]
     return found | start(one, folder)
 
 
-PAIRS = ["fsdp2-fsdp2", "fsdp2-ddp", "fsdp2-zero2", "fsdp2-zero3", "fsdp2-fsdp2-3", "fsdp2-zero3-3", "fsdp2-hsdp", "fsdp2-single", "zero1-zero1", "zero1-fsdp2"]
-PAIRS += ["zero2-zero2", "zero2-zero2-3", "zero2-single", "zero3-zero3", "zero3-single", "tensor-tensor", "tensor-single", "muon-fsdp2", "muon-single"]
+PAIRS = ["fsdp2-fsdp2", "fsdp2-ddp", "fsdp2-zero2", "fsdp2-zero3", "fsdp2-fsdp2-4", "fsdp2-zero3-4", "fsdp2-hsdp", "fsdp2-single", "zero1-zero1", "zero1-fsdp2"]
+PAIRS += ["zero2-zero2", "zero2-zero2-4", "zero2-single", "zero3-zero3", "zero3-single", "tensor-tensor", "tensor-single", "muon-fsdp2", "muon-single"]
 SAME = {"fsdp2-fsdp2", "zero1-zero1", "zero2-zero2", "zero3-zero3", "tensor-tensor", "muon-fsdp2"}
 """The strategy and the number of ranks that saved it."""
 
@@ -182,24 +175,30 @@ def test_the_whole_state_is_what_a_checkpoint_of_the_same_step_has(label: str, r
         assert torch.equal(tensor, last[name]), name
 
 
-def test_a_full_disk_is_told_on_all_ranks_and_the_old_checkpoint_survives(small_disk: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_told_on_all_ranks_and_a_kill_leaves_whole_checkpoints_only(small_disk: Path, tmp_path: Path) -> None:
     # a checkpoint of 9 MB: the disk has room for one, and for half of the next
-    start([Job("full", FSDP2, 2, resume=str(small_disk / "run"), hidden_size=320, layers=1, special="fill_disk")], tmp_path)
+    jobs = [Job("full", FSDP2, 2, resume=str(small_disk / "run"), hidden_size=352, heads=4, layers=1, special="fill_disk")]
+    with pytest.raises(ResourceError, match="SIGKILL"):
+        start([*jobs, Job("killed", FSDP2, 2, until=2, special="be_killed")], tmp_path)
     for rank in (0, 1):
         found = json.loads((tmp_path / f"full-{rank}.json").read_text())
         assert [kind for kind, _ in found["errors"]] == [ResourceError.__name__] * 3
         assert all("step-00000002: the disk (or quota) is full; free some space" in message for _, message in found["errors"])
         assert found["left"] == ["step-00000001"]
         assert found["step"] == 1
+    left_by_a_kill(tmp_path, published="step-00000001")
 
 
-@pytest.mark.parametrize("moment", [2, 3])
-def test_a_kill_in_the_middle_of_a_write_leaves_whole_checkpoints_only(moment: int, tmp_path: Path) -> None:
+def test_a_kill_while_an_old_checkpoint_is_deleted_leaves_none_of_it_under_its_name(tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match="SIGKILL"):
-        start([Job("killed", FSDP2, 2, until=moment, special="be_killed")], tmp_path)
-    published = sorted(path.name for path in (tmp_path / "killed").iterdir() if not path.name.startswith("."))
-    assert published == (["step-00000001"] if moment == 2 else ["step-00000002"])  # 3: while the old one is deleted
-    assert len(list((tmp_path / "killed").iterdir())) == 2  # what was begun, or half deleted, has no name
-    found = start([Job("killed", SINGLE, 1, until=4, save=[4])], tmp_path)
-    assert found["killed"]["begin"] == int(published[0][-1])
-    assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == [published[0], "step-00000004"]
+        start([Job("killed", SINGLE, 1, until=3, special="be_killed")], tmp_path, apart=True)
+    left_by_a_kill(tmp_path, published="step-00000002")
+
+
+def left_by_a_kill(folder: Path, published: str) -> None:
+    names = sorted(path.name for path in (folder / "killed").iterdir())
+    assert [name for name in names if not name.startswith(".")] == [published]
+    assert len(names) == 2  # what was begun, or half deleted, has no name
+    found = start([Job("killed", SINGLE, 1, until=4, save=[4])], folder)
+    assert found["killed"]["begin"] == int(published[-1])
+    assert sorted(path.name for path in (folder / "killed").iterdir()) == [published, "step-00000004"]

@@ -1,6 +1,8 @@
 """Energy is measured where a counter can be read, estimated otherwise, and says which."""
 
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -114,6 +116,41 @@ def test_board_powers_are_found_by_the_part_that_tells_most() -> None:
     }
     assert {name: energy.board_power(name) for name in names} == names
     assert energy.board_power("NVIDIA RTX A4000") is None  # no A40
+
+
+NVML = """
+#include <string.h>
+static unsigned long long millijoules = 5000;
+int nvmlInit_v2(void) { return 0; }
+const char *nvmlErrorString(int status) { return status == 3 ? "Not Supported" : "Unknown Error"; }
+int nvmlDeviceGetHandleByUUID(const char *uuid, void **device) {
+    *device = (void *)uuid;
+    return strncmp(uuid, "GPU-", 4) ? 2 : 0;
+}
+int nvmlDeviceGetTotalEnergyConsumption(void *device, unsigned long long *energy) {
+    if (device == 0) return 2;
+    *energy = millijoules;
+    millijoules += 7200000;
+    return UNSUPPORTED;
+}
+"""
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+@pytest.mark.parametrize("unsupported", [0, 3])
+def test_the_drivers_library_is_called_by_its_c_interface(unsupported: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against a library with the signatures of NVML's documentation, whose device draws 7,200 J between two questions."""
+    (tmp_path / "nvml.c").write_text(NVML)
+    library = tmp_path / "libnvml.so"
+    subprocess.run(["cc", "-shared", "-fPIC", f"-DUNSUPPORTED={unsupported}", "-o", str(library), str(tmp_path / "nvml.c")], check=True)
+    monkeypatch.setattr(energy, "LIBRARY", str(library))
+    if unsupported:
+        with pytest.raises(OSError, match="NVML: Not Supported"):
+            energy.Nvml("11111111-2222-3333-4444-555555555555")
+    else:
+        source = energy.Nvml("11111111-2222-3333-4444-555555555555")
+        assert [source.joules(), source.joules()] == [7200.0, 14400.0]
+        assert source.method.startswith("measured: ")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here: the counters of GPUs are not tried")

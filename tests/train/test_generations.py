@@ -13,11 +13,14 @@ from iberlm.core.errors import ConfigError
 from iberlm.core.manifest import Manifest
 from iberlm.core.ranks import run_ranks
 from iberlm.train.config import MonitorConfig, PretrainConfig, StrategyConfig
-from iberlm.train.generations import GENERATIONS, check_live, continue_prompts, write_generations
+from iberlm.train.generations import GENERATIONS, check_live, continue_prompts, generate_live, write_generations
 from iberlm.train.model import build, materialise
+from iberlm.train.strategy import parallelize, session
+from iberlm.train.training_model import build_training_model, decoder_layers
 
 from .conftest import VOCABULARY, tiny
 from .generation_ranks import PROMPTS, run
+from .strategy_ranks import GROUPS, Case, configured, gradients
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +102,27 @@ def test_two_ranks_say_what_one_says_however_the_weights_are_spread(single: dict
         assert first["losses"] == first["losses_undisturbed"], label
         assert first["losses"] == pytest.approx(single["losses"], rel=1e-4), label
         assert first["hook"] == {"width/vocabulary": VOCABULARY}, label
+
+
+def test_compiled_layers_are_called_as_they_are(tokenizer: Any, tmp_path: Path) -> None:
+    """Else they would be compiled anew for the shapes of generations, and training might go on with another code."""
+    compiled = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        compiled.append(inputs)
+        return graph.forward
+
+    config, choices = configured(Case("", {"name": "single"}, 1))
+    config.prompts = PROMPTS
+    with session(config, choices, str(tmp_path)) as accelerator:
+        parallel = parallelize(accelerator, build_training_model(config, VOCABULARY, choices, GROUPS), config, choices)
+        expected = generate_live(parallel, tokenizer, config)
+        for layer in decoder_layers(parallel.module.causal):
+            layer.compile(backend=backend)
+        assert generate_live(parallel, tokenizer, config) == expected
+        assert compiled == []
+        gradients(parallel, 0)
+        assert compiled != []
 
 
 @pytest.mark.parametrize("monitor", [{"generate_every_steps": 5}, {"hooks": ["a.b:c"]}])

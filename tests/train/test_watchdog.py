@@ -12,7 +12,7 @@ import torch
 
 from iberlm.core.errors import ResourceError
 from iberlm.core.ranks import run_ranks
-from iberlm.train.watchdog import PATIENCE, PHASES, Heartbeat, Watchdog, judge, probe, report_stragglers, stragglers
+from iberlm.train.watchdog import PATIENCE, PHASES, Heartbeat, Watchdog, judge, probe, stragglers
 
 PREAMBLE = """
 import os, signal, sys
@@ -154,12 +154,6 @@ def test_stragglers_are_measured_against_the_median() -> None:
     assert stragglers([5.0, 1.0], 0) == []
     assert stragglers([0.0, 0.0, 3.0], 1.5) == []  # one measurement is none
     assert stragglers([2.0], 1.5) == []
-
-
-def test_stragglers_are_told_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
-    report_stragglers([0.004, 0.004, 0.010], 1.5, 40)
-    report_stragglers([0.004, 0.004], 1.5, 50)
-    assert capfd.readouterr().err.strip().endswith("pretrain: step 40: slow in work of its own: rank 2 (2.5 times the median)")
 
 
 def test_the_probe_times_a_real_product() -> None:

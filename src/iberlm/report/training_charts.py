@@ -120,56 +120,38 @@ def _count_axis(axes: Axes, unit: str, ticks: int) -> None:
 
 
 def losses_by_language(unit: str, panels: dict[str, dict[str, Curve]]) -> Chart:
-    """Training loss of each language, one panel each with the same axes, one line a source (means over bins, named at its end where there are several)."""
+    """Training loss of each language, one panel each with the same axes, one line a source (means over bins; named where there are several)."""
+    single = all(len(curves) == 1 for curves in panels.values())
+    columns = {True: min(3, len(panels)), False: min(2 if single else 1, len(panels))}
 
     def paint(figure: Figure, wide: bool) -> None:
-        columns = min(3 if wide else 2, len(panels)) if _single(panels) else 2 if wide and len(panels) > 1 else 1
-        grid = figure.subplots(-(-len(panels) // columns), columns, sharex=True, sharey=True, squeeze=False)
-        cells = list(grid.flat)
+        grid = figure.subplots(-(-len(panels) // columns[wide]), columns[wide], sharex=True, sharey=True, squeeze=False)
+        cells: list[Axes] = list(grid.flat)
         for axes, (tag, curves) in zip(cells, panels.items(), strict=False):
-            ends = []
             for (name, curve), style in zip(curves.items(), LINE_STYLES, strict=False):
                 smooth = binned(curve)
-                axes.plot(smooth.x, smooth.y, color=language_colour(tag), linewidth=2, linestyle=style)
-                ends.append((float(smooth.x[-1]), float(smooth.y[-1]), line(name)[:LABEL_CHARACTERS]))
+                axes.plot(smooth.x, smooth.y, color=language_colour(tag), linewidth=2, linestyle=style, label=line(name)[:LABEL_CHARACTERS])
             axes.set_title(language_name(tag))
             axes.grid(axis="y")
             axes.margins(x=0.02)
             axes.yaxis.set_major_locator(MaxNLocator(4))
-            if len(ends) > 1:
-                _name_ends(axes, ends, wide)
+            if len(curves) > 1:
+                axes.legend(loc="upper right", borderpad=0, handlelength=2.4, labelspacing=0.25, fontsize=10)
         for axes in cells[len(panels) :]:
             axes.set_axis_off()
         for axes in grid[-1]:
             _count_axis(axes, unit, 3)
         for number in range(len(panels), len(cells)):  # the panel above one that is not there is the lowest of its column
-            cells[number - columns].tick_params(axis="x", labelbottom=True)
-            cells[number - columns].set_xlabel(unit)
+            cells[number - columns[wide]].tick_params(axis="x", labelbottom=True)
+            cells[number - columns[wide]].set_xlabel(unit)
 
     said = []
     for tag, curves in panels.items():
         parts = [f"{line(name) + ' ' if len(curves) > 1 else ''}{decimal(binned(curve).y[-1], 2)}" for name, curve in curves.items()]
         said.append(f"{language_name(tag)} {listed(parts)}")
     label = f"Training loss by language over training. At the end, in nats a token: {'; '.join(said)}."
-    rows = (-(-len(panels) // 3), -(-len(panels) // 2)) if _single(panels) else (-(-len(panels) // 2), len(panels))
-    return chart("losses", "Training loss by language (nats a token)", label, (50 + 150 * rows[0], 50 + 140 * rows[1]), paint)
-
-
-def _single(panels: dict[str, dict[str, Curve]]) -> bool:
-    return all(len(curves) == 1 for curves in panels.values())
-
-
-def _name_ends(axes: Axes, ends: list[tuple[float, float, str]], wide: bool) -> None:
-    """Write the name of each line beside its end; names that would overlap are moved apart."""
-    last = max(x for x, _, _ in ends)
-    first = axes.get_xlim()[0]
-    axes.set_xlim(first, first + (last - first) * (1.55 if wide else 1.5))
-    low, high = axes.get_ylim()
-    gap, places = (high - low) / 7, list[float]()
-    for _, y, _ in sorted(ends, key=lambda end: end[1]):
-        places.append(max(y, places[-1] + gap) if places else y)
-    for (x, _, name), place in zip(sorted(ends, key=lambda end: end[1]), places, strict=True):
-        axes.annotate(name, (x, place), xytext=(6, 0), textcoords="offset points", va="center", fontsize=10)
+    heights = (50 + 150 * -(-len(panels) // columns[True]), 50 + 140 * -(-len(panels) // columns[False]))
+    return chart("losses", "Training loss by language (nats a token)", label, heights, paint)
 
 
 def validation_curves(unit: str, curves: dict[str, Curve]) -> Chart:

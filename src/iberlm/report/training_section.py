@@ -92,8 +92,8 @@ def _counting(metrics: dict[str, Any]) -> list[Remark]:
     found = mapping(metrics.get("mfu"))
     if real(found.get("value")) is not None:
         said.append(
-            f"MFU (model FLOP utilisation) is {line(found.get('formula'))}, with the peak of one device, {decimal(found.get('peak_tflops'), 1)} TFLOP/s, "
-            f"as of: {line(found.get('source'))}."
+            f"MFU (model FLOP utilisation) is {line(found.get('formula'))}; the peak of one device is {decimal(found.get('peak_tflops'), 1)} TFLOP/s "
+            f"({line(found.get('source'))})."
         )
     elif "mfu" in metrics:
         said.append("MFU is the arithmetic of the model a second over the peak of the devices; monitor.peak_tflops gives a peak that is not in the table.")

@@ -60,6 +60,14 @@ def quiet_deepspeed() -> None:
     warnings.filterwarnings("ignore", message=r"`torch\.distributed\.(all_gather_into_tensor|reduce_scatter_tensor)` is deprecated", category=FutureWarning)  # its calls
 
 
+def leave() -> None:
+    """Take the process group down as DeepSpeed does, which keeps copies of it: in another session they would be those of a world that is gone."""
+    import deepspeed
+
+    deepspeed.comm.destroy_process_group()
+    deepspeed.comm.comm.cdb = None
+
+
 def prepare(accelerator: Accelerator, module: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
     """DeepSpeed's engine around `module`, whose buffers keep their type."""
     if STAGES[ZERO3] == accelerator.state.deepspeed_plugin.zero_stage:

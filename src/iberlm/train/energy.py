@@ -51,7 +51,8 @@ TDP_WATTS: dict[str, float] = {
 
 Of MI250 and MI250X half: one device is one of two dies."""
 
-_LIBRARY = "libnvidia-ml.so.1"
+LIBRARY = "libnvidia-ml.so.1"
+"""NVML, which comes with NVIDIA's driver."""
 
 
 class _Source(Protocol):
@@ -99,7 +100,7 @@ def _source(device: Any, powercap: Path) -> _Source:
     name, reason = torch.cuda.get_device_name(device), "NVML is NVIDIA's"
     if torch.version.hip is None:
         try:
-            return _Nvml(str(torch.cuda.get_device_properties(device).uuid))
+            return Nvml(str(torch.cuda.get_device_properties(device).uuid))
         except (OSError, AttributeError) as error:
             reason = str(error)
     watts = board_power(name)
@@ -113,13 +114,13 @@ def board_power(name: str) -> float | None:
     return next((watts for part, watts in TDP_WATTS.items() if re.search(rf"\b{part}\b", name)), None)
 
 
-class _Nvml:
+class Nvml:
     """The counter of an NVIDIA GPU: nvmlDeviceGetTotalEnergyConsumption, millijoules since the driver was loaded."""
 
     method = "measured: NVML energy counter, the GPU alone"
 
     def __init__(self, uuid: str) -> None:
-        self._library = ctypes.CDLL(_LIBRARY)
+        self._library = ctypes.CDLL(LIBRARY)
         self._check(self._library.nvmlInit_v2())
         self._handle = ctypes.c_void_p()
         name = uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"

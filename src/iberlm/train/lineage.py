@@ -13,10 +13,10 @@ from iberlm.core.errors import ConfigError, CorruptError, DataError
 from iberlm.core.manifest import Manifest, read_manifest
 from iberlm.train.config import PretrainConfig
 from iberlm.train.data import IGNORED, REPLAY, TRAIN, TrainingData, boundary, fingerprint, open_training
+from iberlm.train.frozen import FROZEN, thaw
 from iberlm.train.groups import DOCUMENTS, DocumentIndex
-from iberlm.train.state import TrainingState
+from iberlm.train.state import STATE, TrainingState
 
-FROZEN, STATE = "frozen.json", "state.json"
 _SHOWN_STEPS = 12
 I64 = npt.NDArray[np.int64]
 
@@ -100,20 +100,16 @@ def steps_of_blocks(blocks: I64, state: TrainingState) -> I64:
 
 
 def _open_run(folder: Path) -> _Run:
-    from omegaconf import OmegaConf
-
     path = folder / FROZEN
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(PretrainConfig), value["config"]))
-        stores = {"": read_manifest(Path(value["tokens_folder"]))}
-        replay = value.get("replay_folder") or config.replay.tokens
+        config, inputs, _ = thaw(path)
     except FileNotFoundError:
         raise DataError(f"{path}: missing, so no pretraining was begun in {folder}") from None
     except (OSError, ValueError, KeyError) as error:
         raise CorruptError(f"{path}: cannot be read ({error})") from error
-    if replay:
-        stores[REPLAY] = read_manifest(Path(replay))
+    stores = {"": read_manifest(inputs.tokens)}
+    if inputs.replay:
+        stores[REPLAY] = read_manifest(inputs.replay)
     for manifest in stores.values():
         manifest.check_files()
     state, planned = TrainingState(step=config.total_steps), True

@@ -254,6 +254,9 @@ def machine(name: str, **changes: Any) -> Machine:
     changes = {key: value for key, value in changes.items() if value is not None}
     if not changes:
         return base
+    if name == LOCAL and "devices" in changes:  # ranks of one computer share its memory
+        ranks = max(1, changes["devices"])
+        base = dataclasses.replace(base, memory_gib=base.memory_gib / ranks, devices_a_node=ranks)
     return dataclasses.replace(base, **changes, sources=(*base.sources, f"as given: {', '.join(f'{key} {value}' for key, value in changes.items())}"))
 
 

@@ -12,9 +12,9 @@ import torch
 
 from iberlm.core.files import disk_errors, write_json, write_text
 from iberlm.core.progress import say
-from iberlm.train.state import TrainingState
+from iberlm.train.state import STATE, TrainingState
 
-METRICS, VALIDATION, EVENTS, SAMPLES, STATE = "metrics.jsonl", "validation.jsonl", "events.jsonl", "samples.jsonl", "state.json"
+METRICS, VALIDATION, EVENTS, SAMPLES = "metrics.jsonl", "validation.jsonl", "events.jsonl", "samples.jsonl"
 REWOUND = (METRICS, VALIDATION, SAMPLES)
 """What a run that goes on from a checkpoint makes again. Events are history and stay."""
 

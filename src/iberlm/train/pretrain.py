@@ -11,7 +11,9 @@ from iberlm.core.manifest import Manifest
 from iberlm.core.ranks import run_ranks
 from iberlm.core.stage import Record, run_stage
 from iberlm.train.config import CHECKSUMS, PretrainConfig, accumulation_steps, check_world
+from iberlm.train.frozen import Inputs, freeze
 from iberlm.train.inputs import check_gates, check_model, check_tokenizer, verify_store
+from iberlm.train.state import STATE
 
 VERSION = 2
 
@@ -43,8 +45,8 @@ def run(config: PretrainConfig, inputs: list[Manifest], out: Path, *, launcher: 
         if config.verify_store == CHECKSUMS:
             for store in stores:
                 verify_store(store, out)
-        folders = worker.Inputs(inputs[0].folder, inputs[1].folder, stores[1].folder if len(stores) > 1 else None)
-        frozen = worker.freeze(config, folders, out)
+        folders = Inputs(inputs[0].folder, inputs[1].folder, stores[1].folder if len(stores) > 1 else None)
+        frozen = freeze(config, folders, out)
         if config.cluster.processes == 1:
             worker.train_rank(config, folders, out)
         else:
@@ -52,7 +54,7 @@ def run(config: PretrainConfig, inputs: list[Manifest], out: Path, *, launcher: 
         record.metrics = json.loads((out / worker.SUMMARY).read_text(encoding="utf-8"))
         for name in (export.MODEL, worker.CHECKPOINTS):
             record.output_tree(out / name)
-        for name in (metrics.METRICS, metrics.VALIDATION, metrics.EVENTS, metrics.SAMPLES, metrics.STATE, generations.GENERATIONS, worker.MEMORISATION):
+        for name in (metrics.METRICS, metrics.VALIDATION, metrics.EVENTS, metrics.SAMPLES, STATE, generations.GENERATIONS, worker.MEMORISATION):
             if (out / name).is_file():
                 record.output(out / name)
 

@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+STATE = "state.json"
+"""Where the folder of a run says how far it is: a `TrainingState` as JSON."""
+
 
 @dataclass
 class TrainingState:

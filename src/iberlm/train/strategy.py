@@ -29,7 +29,7 @@ from iberlm.train.config import PretrainConfig, accumulation_steps
 from iberlm.train.config_groups import DDP, DEEPSPEED, SHARDED_BY_TORCH, SINGLE
 from iberlm.train.context_parallel import share_attention
 from iberlm.train.hardware import Choices
-from iberlm.train.mesh import CP, DP_REPLICATE, DP_SHARD, DP_SHARD_CP, TP, Layout, check_heads, check_strategy, local_world_size
+from iberlm.train.mesh import CP, DP_SHARD, DP_SHARD_CP, TP, Layout, check_heads, check_strategy, local_world_size
 from iberlm.train.model import materialise
 from iberlm.train.optimizer import build_optimizers
 from iberlm.train.tensor_parallel import average_gradients, split_layers, whole_parameters
@@ -235,7 +235,7 @@ def session(config: PretrainConfig, choices: Choices, out: str) -> Iterator[Acce
         yield accelerator
     finally:
         if dist.is_initialized():
-            dist.destroy_process_group()
+            deepspeed_engine.leave() if name in DEEPSPEED else dist.destroy_process_group()
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
 

@@ -1,6 +1,5 @@
 """What a strategy really set up, read from the objects that were made; a run that is not what was asked for does not start."""
 
-import math
 import os
 from dataclasses import dataclass
 from typing import Any

@@ -176,7 +176,8 @@ class Watchdog:
 def _end_rank(error: ResourceError) -> NoReturn:
     """End this process at once, whatever its other threads wait for: the launcher reads the report, as after any error of a rank."""
     ranks._report(type(error).__name__, str(error), error.exit_status)
-    say(str(error))
+    if ranks._PARENT not in os.environ:  # Slurm's, or the only rank: nobody else says it
+        say(str(error))
     ranks._end(error.exit_status, error)
 
 
@@ -286,12 +287,3 @@ class _Probe:
         last.record()
         self._events = first, last
         return self._last
-
-
-def report_stragglers(seconds: Sequence[float], ratio: float, step: int) -> None:
-    """Say which ranks lag, one line; nothing when none does. For the first rank, with every rank's own seconds."""
-    if slow := stragglers(seconds, ratio):
-        median = statistics.median_low([value for value in seconds if value > 0])
-        named = ", ".join(f"rank {rank} ({seconds[rank] / median:.1f} times the median)" for rank in slow[:_NAMED])
-        more = f" and {len(slow) - _NAMED} more" if len(slow) > _NAMED else ""
-        say(f"pretrain: step {step}: slow in work of its own: {named}{more}")

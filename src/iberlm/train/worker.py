@@ -5,7 +5,6 @@ The world comes from the environment (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR,
 
 import contextlib
 import dataclasses
-import json
 import os
 import statistics
 from collections.abc import Iterator
@@ -30,6 +29,7 @@ from iberlm.train.config import PretrainConfig
 from iberlm.train.data import VALIDATION, TrainingData, fingerprint, open_split, open_training, read_store
 from iberlm.train.energy import EnergyMeter
 from iberlm.train.flops import Shape, flops_per_token, peak_tflops
+from iberlm.train.frozen import Inputs, thaw
 from iberlm.train.hardware import Choices, choose
 from iberlm.train.hooks import HookContext, load_hooks, run_hooks
 from iberlm.train.initial import check_vocabulary
@@ -45,22 +45,7 @@ SUMMARY = "summary.json"
 """What the first rank leaves for the stage: the metrics of the manifest."""
 SHAPE_ONLY = Choices("fp32", compile=False, attention="sdpa", cross_entropy="plain", reasons=())
 """For a model on the meta device that never runs."""
-FROZEN, CHECKPOINTS, MEMORISATION = "frozen.json", "checkpoints", "memorisation.json"
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """Folders that a run reads."""
-
-    tokens: Path
-    tokenizer: Path
-    """Of the train-tokenizer stage; the files lie in `tokenizer/` below it."""
-    replay: Path | None = None
-
-    @property
-    def tokenizer_files(self) -> Path:
-        """Folder that `AutoTokenizer` loads."""
-        return self.tokenizer / "tokenizer"
+CHECKPOINTS, MEMORISATION = "checkpoints", "memorisation.json"
 
 
 @dataclass(frozen=True)
@@ -133,6 +118,7 @@ def train_rank(config: PretrainConfig, inputs: Inputs, out: Path) -> loop.Run:
             try:
                 results = loop.train(run) if state.step < config.total_steps else validate(run, state.step)
             finally:
+                checkpoints.close()
                 for tracker in accelerator.trackers:
                     tracker.finish()
             watchdog.beat(config.total_steps, "export")
@@ -298,26 +284,6 @@ def _summary(
         "rollbacks": state.rollbacks,
         "gaps": state.gaps,
     }
-
-
-def freeze(config: PretrainConfig, inputs: Inputs, out: Path) -> Path:
-    """Write what the ranks need as one JSON file; they run from it, never from recipes edited since."""
-    path = out / FROZEN
-    folders = {"tokens_folder": str(inputs.tokens), "tokenizer_folder": str(inputs.tokenizer), "replay_folder": str(inputs.replay or ""), "out": str(out)}
-    write_json(path, {"config": dataclasses.asdict(config), **folders})
-    return path
-
-
-def thaw(path: Path) -> tuple[PretrainConfig, Inputs, Path]:
-    """What `freeze` wrote: settings, inputs and the folder of the run."""
-    from omegaconf import OmegaConf
-
-    value = json.loads(path.read_text(encoding="utf-8"))
-    config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(PretrainConfig), value["config"]))
-    if not isinstance(config, PretrainConfig):
-        raise ConfigError(f"{path}: holds no settings of pretrain")
-    replay = Path(value["replay_folder"]) if value.get("replay_folder") else None
-    return config, Inputs(Path(value["tokens_folder"]), Path(value["tokenizer_folder"]), replay), Path(value["out"])
 
 
 def main(arguments: list[str]) -> loop.Run:
