@@ -1,4 +1,4 @@
-"""Speed of pretraining on one GPU: ours, transformers.Trainer, a bare compiled Llama and, where it is installed, torchtitan's Llama.
+"""Speed of pretraining on one GPU: ours beside transformers.Trainer and a bare compiled Llama.
 
     python benchmarks/pretrain_gpu.py [--only 1.3B] [--lengths 2048] [--sides ours bare] [--minutes 9] [--smoke]
 
@@ -12,7 +12,8 @@ code on a CPU with a tiny shape.
 - parts: our model and optimiser in a bare loop. What `ours` takes longer is what the loop costs.
 - bare: transformers' Llama, layers compiled, autocast, fused AdamW, the loss over whole logits.
 - Trainer: transformers.Trainer with bf16, torch_compile, SDPA.
-- torchtitan: its Llama 3 with layers compiled in the bare loop.
+
+torchtitan is no side: the Llama of 0.3.0 has no SDPA any more and runs on GPUs only, through some twenty packages that the machines meant here do not have.
 
 Tokens a second: the median step by the device's own clock. MFU: `iberlm.train.flops` says the formula and the peak. With OUT set, each cell is also a line of
 $OUT/pretrain_gpu.jsonl.
@@ -31,7 +32,7 @@ from typing import Any
 import yaml
 
 SHAPES = {"125M": "llama_125m", "350M": "llama_350m", "1.3B": "llama_1b"}
-SIDES = ("ours", "parts", "bare", "trainer", "ours masked", "ours fp8", "torchtitan")
+SIDES = ("ours", "parts", "bare", "trainer", "ours masked", "ours fp8")
 NAMES = {"ours masked": "ours, masked", "trainer": "Trainer, bf16, torch_compile", "parts": "our model, bare loop", "bare": "bare, compiled by layer"}
 LENGTHS = (2_048, 8_192)
 MICRO_BATCHES = (32, 16, 8, 4, 2, 1)
@@ -66,7 +67,8 @@ def measure(cell: dict[str, Any], settings: dict[str, Any], processes: Any, fold
     from pretrain_gpu_cells import run_cell
 
     result, log = folder / "result.json", folder / "log"
-    result.unlink(missing_ok=True)
+    for path in (result, log):
+        path.unlink(missing_ok=True)
     job = cell | settings | {"shape": shape_of(cell["model"], cell["length"]), "result": str(result), "log": str(log), "folder": str(folder)}
     process = processes.Process(target=run_cell, args=(job,))
     process.start()
@@ -95,13 +97,10 @@ def show(found: list[dict[str, Any]]) -> None:
         print(f"| {line['model']} | {line['length']} | {name} | {numbers} | {line.get('note', '')} |")
     speeds = {(line["model"], line["length"], line["side"]): line["tokens_per_second"] for line in found if "failed" not in line}
     print()
-    for (model, length, side), speed in speeds.items():
+    for model, length, side in speeds:
         if side == "ours":
-            others = {other: speeds[model, length, other] for other in SIDES if other != side and (model, length, other) in speeds}
-            print(
-                f"{model} at {length}: ours is "
-                + ", ".join(f"{100 * (speed / value - 1):+.1f}% against {NAMES.get(other, other)}" for other, value in others.items())
-            )
+            others = {other: speeds[model, length, side] / speeds[model, length, other] - 1 for other in SIDES[1:] if (model, length, other) in speeds}
+            print(f"{model} at {length}: ours is " + ", ".join(f"{100 * share:+.1f}% against {NAMES.get(other, other)}" for other, share in others.items()))
 
 
 def main() -> None:
@@ -120,7 +119,8 @@ def main() -> None:
     if not given.smoke and not torch.cuda.is_available():
         print("pretrain_gpu: no GPU here, nothing measured; --smoke runs the same code on the CPU")
         return
-    # each cell's process is a fork of one that has imported everything and touched no device
+    # each cell's process is a fork of one that has imported everything and touched no device; that one finds modules by PYTHONPATH alone
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["pretrain_gpu_cells"])
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")

@@ -30,7 +30,7 @@ from iberlm.train.batches import Batches
 from iberlm.train.config import CheckpointConfig, ModelConfig, ObjectiveConfig, PretrainConfig, ScheduleConfig
 from iberlm.train.data import open_training
 from iberlm.train.energy import EnergyMeter
-from iberlm.train.flops import Shape, flops_per_token, peak_tflops
+from iberlm.train.flops import Shape, flops_per_token, parameters, peak_tflops
 from iberlm.train.hardware import Choices, choose
 from iberlm.train.model import materialise
 from iberlm.train.optimizer import build_optimizers
@@ -87,10 +87,10 @@ class Clock:
 
 def about(*, smoke: bool) -> str:
     """Device and versions."""
-    device = (
-        "CPU" if smoke else f"{torch.cuda.get_device_name()}, {torch.cuda.get_device_properties(0).total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"
-    )
-    versions = f"torch {torch.__version__}, transformers {transformers.__version__}, accelerate {accelerate.__version__}"
+    device = "CPU"
+    if not smoke:
+        device = f"{torch.cuda.get_device_name()}, {torch.cuda.get_device_properties(0).total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"
+    versions = ", ".join(f"{package.__name__} {package.__version__}" for package in (torch, transformers, accelerate))
     return f"{device}; Python {sys.version.split()[0]}, {versions}"
 
 
@@ -129,7 +129,7 @@ def candidates(job: dict[str, Any]) -> list[int]:
     if not job["cuda"]:
         return sizes
     total = torch.cuda.get_device_properties(0).total_memory
-    states = MEMORY_BYTES_EACH * job["shape"]["parameters"]
+    states = MEMORY_BYTES_EACH * parameters(Shape.of(shape))
     each = 2 * shape.layers * (6 * shape.hidden_size + 3 * shape.ffn_size) * job["length"]
     return [micro for micro in sizes if micro == 1 or states + micro * each < total]
 
@@ -223,18 +223,6 @@ def bare(job: dict[str, Any]) -> dict[str, Any]:
     return bare_loop(job, model, plain_optimizer(model), forward)
 
 
-def torchtitan(job: dict[str, Any]) -> dict[str, Any]:
-    """torchtitan's Llama 3 in the bare loop."""
-    try:
-        from pretrain_gpu_torchtitan import build
-    except ImportError as error:
-        raise ImportError(f"torchtitan cannot be imported ({error})") from error
-    model = build(ModelConfig(**job["shape"]), job["length"], device_of(job))
-    for layer in model.layers.values():
-        layer.compile(dynamic=False)
-    return bare_loop(job, model, plain_optimizer(model), lambda inputs, targets: whole_logits(job, model(inputs), targets))
-
-
 def trainer(job: dict[str, Any]) -> dict[str, Any]:
     """transformers.Trainer with bf16, torch_compile and SDPA."""
     clock: Clock
@@ -249,18 +237,18 @@ def trainer(job: dict[str, Any]) -> dict[str, Any]:
             clock.mark()
 
     class Samples(torch.utils.data.Dataset):
-        """Windows of the first shard."""
+        """Windows of the first shard, over and over."""
 
-        rows = windows(
-            {"ids": first_shard(read_manifest(Path(job["folder"]) / "tokenize")), "dtype": "uint16"} | {"sequence_length": job["length"], "micro_batch_size": 1}
-        )
-        made = [row[0][0] for row in itertools.islice(rows, 64)]
+        def __init__(self) -> None:
+            ids = first_shard(read_manifest(Path(job["folder"]) / "tokenize"))
+            made = windows({"ids": ids, "dtype": "uint16", "sequence_length": job["length"], "micro_batch_size": 1})
+            self.rows = [inputs[0] for inputs, _ in itertools.islice(made, 64)]
 
         def __len__(self) -> int:
             return 1_000_000
 
         def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-            row = self.made[index % len(self.made)]
+            row = self.rows[index % len(self.rows)]
             return {"input_ids": row, "labels": row}
 
     def attempt(micro: int) -> None:
@@ -305,7 +293,7 @@ def settings_of(job: dict[str, Any], micro: int) -> PretrainConfig:
 
 def choices_of(job: dict[str, Any], config: PretrainConfig) -> Choices:
     """What is chosen for this device; printed."""
-    choices = choose(config, device_of(job), parameters=job["shape"].get("parameters", 0), vocabulary_size=config.model.vocabulary_size)
+    choices = choose(config, device_of(job), parameters=parameters(Shape.of(config.model)), vocabulary_size=config.model.vocabulary_size)
     print("\n".join(choices.reasons), flush=True)
     return choices
 
@@ -420,5 +408,4 @@ _SIDES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "parts": parts,
     "bare": bare,
     "trainer": trainer,
-    "torchtitan": torchtitan,
 }

@@ -104,6 +104,7 @@ def test_two_ranks_say_what_one_says_however_the_weights_are_spread(single: dict
         assert first["hook"] == {"width/vocabulary": VOCABULARY}, label
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo's own look at its input
 def test_compiled_layers_are_called_as_they_are(tokenizer: Any, tmp_path: Path) -> None:
     """Else they would be compiled anew for the shapes of generations, and training might go on with another code."""
     compiled = []

@@ -22,7 +22,7 @@ from iberlm.train.config_groups import CanariesConfig, MixtureConfig, ObjectiveC
 from iberlm.train.data import IGNORED, TrainingData, fingerprint, open_training
 from iberlm.train.lineage import Sighting, main_lines, steps_of_blocks, trace
 from iberlm.train.state import TrainingState
-from iberlm.train.worker import Inputs, freeze
+from iberlm.train.frozen import Inputs, freeze
 
 from .conftest import VOCABULARY, make_store, tiny
 

@@ -10,7 +10,7 @@ import importlib.util
 import inspect
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
@@ -19,6 +19,7 @@ from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from iberlm.core.errors import ResourceError
+from iberlm.train.document_attention import document_attention
 
 IMPLEMENTATION = "iberlm"
 """The name under which transformers knows `attend`."""
@@ -47,10 +48,10 @@ def attend(
     FlexAttention; an int32 tensor holds the documents' first tokens for variable-length FlashAttention.
     """
     if isinstance(attention_mask, BlockMask):
-        return flex_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **more)
+        return flex(module, query, key, value, attention_mask, scaling=scaling, **more)
     if attention_mask is not None and attention_mask.dtype == torch.int32:
         return _varlen(query, key, value, attention_mask.flatten(), dropout, scaling, more.get("sliding_window")), None
-    return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more)
+    return sdpa(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more)
 
 
 AttentionInterface.register(IMPLEMENTATION, attend)
@@ -112,10 +113,12 @@ def cumulative_lengths(positions: torch.Tensor, limit: int = 0) -> torch.Tensor:
 
 def varlen_missing(head_size: int, device: torch.device) -> str:
     """Why variable-length attention cannot be had here; empty when it can."""
+    if device.type == "cpu":
+        return ""
+    if device.type != "cuda":
+        return f"variable-length attention is for CPUs and GPUs, and this is {device.type}"
     if not importlib.util.find_spec("torch.nn.attention.varlen"):
         return f"torch {torch.__version__} has no torch.nn.attention.varlen (2.10 has)"
-    if device.type != "cuda":
-        return "variable-length attention needs a GPU"
     if torch.version.hip is None and torch.cuda.get_device_capability(device) < (8, 0):
         return "variable-length attention needs compute capability 8.0"
     if head_size > VARLEN_MAX_HEAD or head_size % 8:
@@ -126,11 +129,16 @@ def varlen_missing(head_size: int, device: torch.device) -> str:
 def _varlen(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, starts: torch.Tensor, dropout: float, scaling: float | None, window: int | None
 ) -> torch.Tensor:
+    """[rows, S, heads, size], each document alone."""
     if dropout:
         raise ResourceError(f"attention=varlen: this model drops attention weights ({dropout:g}), which variable-length attention cannot; set attention=sdpa")
+    rows, heads, length, size = query.shape
+    if query.device.type == "cpu":
+        key, value = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (key, value))
+        found, _ = document_attention(query, key, value, starts, size**-0.5 if scaling is None else scaling)
+        return cast(torch.Tensor, found.transpose(1, 2))
     from torch.nn.attention.varlen import varlen_attn
 
-    rows, heads, length, size = query.shape
     settings: dict[str, Any] = {"scale": scaling} if "scale" in _varlen_settings() else {}
     if not settings and scaling is not None and scaling != size**-0.5:
         query = query * (scaling * size**0.5)  # torch 2.10 divides by the root of the head's size, whatever the model says
@@ -144,8 +152,8 @@ def _varlen(
     else:
         settings["is_causal"] = True
     flat = [x.transpose(1, 2).flatten(0, 1) for x in (query, key, value)]
-    output: torch.Tensor = varlen_attn(*flat, starts, starts, length, length, **settings)
-    return output.view(rows, length, heads, -1)
+    attend_documents: Callable[..., torch.Tensor] = varlen_attn
+    return attend_documents(*flat, starts, starts, length, length, **settings).view(rows, length, heads, -1)
 
 
 @lru_cache(maxsize=1)

@@ -32,6 +32,7 @@ from iberlm.core.stage import shown
 from iberlm.train import checkpoint_files as files
 from iberlm.train import checkpoint_state, zero_state
 from iberlm.train.config_groups import CheckpointConfig
+from iberlm.train.export import generation_settings
 from iberlm.train.state import TrainingState
 from iberlm.train.strategy import Parallel
 
@@ -60,7 +61,7 @@ class Checkpoints:
             "strategy": parallel.verified.name,
             "fingerprint": fingerprint,
             "model": model_config,
-            "generation": _generation_config(parallel.module.causal),
+            "generation": generation_settings(parallel.module.causal),
             "tokenizer_folder": str(tokenizer_folder.resolve()),
         }
         # a group of its own: the writer's messages must never meet the training loop's
@@ -299,11 +300,6 @@ def _disk_errors(path: Path) -> Iterator[None]:
             if shutil.disk_usage(path.parent).free < _FULL_BELOW_BYTES:
                 raise OSError(errno.ENOSPC, "no space left", str(path)) from error
             raise
-
-
-def _generation_config(causal: Any) -> dict[str, Any] | None:
-    config = getattr(causal, "generation_config", None)
-    return config.to_diff_dict() if config is not None else None
 
 
 def _short(value: Any) -> str:

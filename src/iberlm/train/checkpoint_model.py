@@ -21,13 +21,12 @@ from iberlm.train.checkpoint import quiet_single_process
 from iberlm.train.checkpoint_files import FORMAT, RECORD, problem_with_files, read_record
 from iberlm.train.checkpoint_state import MODEL
 from iberlm.train.config import SAVED_PRECISIONS
-from iberlm.train.export import check_names, copy_tokenizer, in_precision, publish_folder
+from iberlm.train.export import GENERATION, check_names, copy_tokenizer, in_precision, publish_folder
 from iberlm.train.model import DTYPES
 from iberlm.train.weights import INDEX, WEIGHTS
 
 _FILE_BYTES = 5_000_000_000
 """Of weights in a file; a tensor above it has one of its own."""
-_GENERATION = "generation_config.json"
 
 
 def checkpoint_to_model(checkpoint: Path, out: Path, *, tokenizer: Path | None = None, precision: str = "fp32") -> Path:
@@ -59,7 +58,7 @@ def checkpoint_to_model(checkpoint: Path, out: Path, *, tokenizer: Path | None =
         empty.config.architectures = [type(empty).__name__]
         empty.config.save_pretrained(temporary)
         if record.get("generation") is not None:
-            write_json(temporary / _GENERATION, record["generation"])
+            write_json(temporary / GENERATION, record["generation"])
         copy_tokenizer(tokenizer, temporary)
         publish_folder(temporary, out)
     say(f"checkpoint: step {record['step']} as a model in {shown(out)}")
@@ -81,7 +80,7 @@ def _whole_record(checkpoint: Path) -> dict[str, Any]:
 def _tokenizer_folder(record: dict[str, Any], given: Path | None) -> Path:
     folder = given or Path(record["tokenizer_folder"])
     if not folder.is_dir():
-        why = "there is no such folder" if given else "the tokenizer that the run had is no longer there; name the folder that its files are in now"
+        why = "there is no such folder" if given else "the files of the run's tokenizer are no longer there; give their folder with --tokenizer"
         raise ConfigError(f"tokenizer: {folder}: {why}")
     return folder
 

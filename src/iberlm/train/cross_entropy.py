@@ -4,6 +4,7 @@ The minimised loss is `scale` times the sum over targets of cross-entropy + z_lo
 PaLM, Chowdhery et al., 2022, uses 1e-4). Logits are products in the precision of the model; softmax and sums are float32.
 """
 
+import importlib.metadata
 from collections.abc import Callable
 from typing import Any
 
@@ -80,27 +81,72 @@ def gradient_kernel(logits: torch.Tensor, targets: torch.Tensor, scale: torch.Te
 
     With p = softmax(logits): d loss / d logits = scale * (p * (1 + 2 * z_loss * logsumexp) - onehot(target)), 0 where IGNORED.
     """
+    return _with_targets(_softmax_parts, logits, targets, scale, z_loss)
+
+
+def compiled_kernel() -> Kernel:
+    """`gradient_kernel` compiled: it goes over the logits twice and makes no float32 copy of them."""
+    parts = torch.compile(_fusible_parts, dynamic=False)
+    return lambda logits, targets, scale, z_loss: _with_targets(parts, logits, targets, scale, z_loss)
+
+
+Parts = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+
+
+def _with_targets(
+    parts: Parts, logits: torch.Tensor, targets: torch.Tensor, scale: torch.Tensor, z_loss: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     counted = targets != IGNORED
     places = targets.clamp(min=0)[:, None]
-    logarithms = torch.log_softmax(logits, -1, dtype=scale.dtype)
-    chosen = logarithms.gather(1, places).squeeze(1)
-    sums = logits.gather(1, places).squeeze(1).to(scale.dtype) - chosen
-    factor = torch.where(counted, scale, 0.0)[:, None]
-    gradient = logarithms.exp_().mul_(factor * (1 + 2 * z_loss * sums[:, None]))
-    gradient.scatter_add_(1, places, -factor)
-    return torch.where(counted, -chosen, 0.0), sums, gradient.to(logits.dtype)
+    factor = torch.where(counted, scale, 0.0)
+    chosen = logits.gather(1, places).squeeze(1).to(scale.dtype)
+    sums, rise, gradient = parts(logits, factor, chosen, z_loss)
+    # in full precision, where p is near 1 and the difference small
+    gradient.scatter_(1, places, (torch.exp(chosen - sums) * rise - factor).to(logits.dtype)[:, None])
+    return torch.where(counted, sums - chosen, 0.0), sums, gradient
 
 
-def fused_gradient_kernel(logits: torch.Tensor, targets: torch.Tensor, scale: torch.Tensor, z_loss: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """`gradient_kernel` written for torch.compile, which makes two passes over each row of it and no float32 copy."""
-    counted = targets != IGNORED
-    exact = logits.to(scale.dtype)
-    sums = torch.logsumexp(exact, -1)
-    losses = sums - exact.gather(1, targets.clamp(min=0)[:, None]).squeeze(1)
-    factor = torch.where(counted, scale, 0.0)[:, None]
-    columns = torch.arange(logits.shape[1], device=logits.device)
-    gradient = factor * (torch.exp(exact - sums[:, None]) * (1 + 2 * z_loss * sums[:, None]) - (columns == targets[:, None]).to(scale.dtype))
-    return torch.where(counted, losses, 0.0), sums, gradient.to(logits.dtype)
+def _softmax_parts(logits: torch.Tensor, factor: torch.Tensor, chosen: torch.Tensor, z_loss: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logarithms of the sums of exponentials, what p is multiplied by in the gradient, [n] each, and that product, like `logits`."""
+    logarithms = torch.log_softmax(logits, -1, dtype=factor.dtype)
+    sums = logits[:, 0].to(factor.dtype) - logarithms[:, 0]
+    rise = factor * (1 + 2 * z_loss * sums)
+    return sums, rise, logarithms.exp_().mul_(rise[:, None]).to(logits.dtype)
+
+
+def _fusible_parts(logits: torch.Tensor, factor: torch.Tensor, chosen: torch.Tensor, z_loss: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    exact = logits.to(factor.dtype)
+    largest = exact.amax(-1)
+    exponentials = torch.exp(exact - largest[:, None])
+    total = exponentials.sum(-1)
+    sums = largest + total.log()
+    rise = factor * (1 + 2 * z_loss * sums)
+    return sums, rise, (exponentials * (rise / total)[:, None]).to(logits.dtype)
+
+
+def liger_missing(device: torch.device) -> str:
+    """Why Liger's kernel cannot be had here; empty when it can."""
+    if device.type != "cuda":
+        return "its kernels are for GPUs"
+    try:
+        version = importlib.metadata.version("liger-kernel")
+    except importlib.metadata.PackageNotFoundError:
+        return "liger-kernel is not installed (`pip install liger-kernel`)"
+    # before, a loss by token had the gradient of the sum only where all tokens weigh the same
+    return "" if tuple(int(part) for part in version.split(".")[:2]) >= (0, 8) else f"liger-kernel {version} is too old (0.8)"
+
+
+def liger(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, scale: torch.Tensor, z_loss: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same as `chunked` by Liger's kernel (Hsu et al., 2024, arXiv:2410.10989). It computes the logits twice when losses are wanted by token, and waits
+    for the device to count the targets."""
+    from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+
+    function = LigerFusedLinearCrossEntropyLoss(
+        ignore_index=IGNORED, lse_square_scale=z_loss, reduction="none", return_z_loss=True, accum_dtype=torch.float32
+    )
+    dtype = product_type(hidden, weight)
+    found = function(weight.to(dtype), hidden.to(dtype), targets)
+    return found.loss.sum() * scale, (found.loss - found.z_loss).detach().float()
 
 
 class _Chunked(torch.autograd.Function):

@@ -4,6 +4,7 @@ import contextlib
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
@@ -11,13 +12,14 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from iberlm.core.errors import CorruptError
-from iberlm.core.files import TEMPORARY_SUFFIX, disk_errors, fsync
+from iberlm.core.files import TEMPORARY_SUFFIX, disk_errors, fsync, write_json
 from iberlm.train.checkpoint_state import named_buffers, named_parameters, plain_name
 from iberlm.train.model import DTYPES
 from iberlm.train.strategy import Parallel
+from iberlm.train.weights import read_json
 from iberlm.train.zero_state import whole_parameters
 
-MODEL = "model"
+MODEL, GENERATION = "model", "generation_config.json"
 _WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".gguf")
 
 
@@ -49,8 +51,8 @@ def _whole(tensor: torch.Tensor) -> torch.Tensor:
 def save_model(state: dict[str, torch.Tensor], empty: PreTrainedModel, tokenizer_folder: Path, path: Path, precision: str) -> None:
     """Publish a folder that `AutoModelForCausalLM` and `AutoTokenizer` load: weights, configuration, tokenizer.
 
-    `empty` is a meta model of the same shape, `TrainingModel.causal` for one: it gives its configuration, its generation settings and the names that are
-    tied. Raises `CorruptError` when `state` is not that of such a model.
+    `empty` is a meta model of the same shape, `TrainingModel.causal` for one: it gives its configuration and the names that are tied. Raises `CorruptError`
+    when `state` is not that of such a model.
     """
     check_names(state.keys(), empty, "the state")
     temporary = path.with_name(f".{path.name}{TEMPORARY_SUFFIX}")
@@ -60,6 +62,8 @@ def save_model(state: dict[str, torch.Tensor], empty: PreTrainedModel, tokenizer
         empty.tie_weights()
         empty.config.dtype = DTYPES[precision]
         empty.save_pretrained(temporary)
+        if (settings := generation_settings(empty)) is not None:
+            write_json(temporary / GENERATION, settings)
         copy_tokenizer(tokenizer_folder, temporary)
         publish_folder(temporary, path)
 
@@ -79,6 +83,15 @@ def check_names(names: Iterable[str], empty: PreTrainedModel, what: str) -> None
 def in_precision(tensor: torch.Tensor, precision: str) -> torch.Tensor:
     """A tensor in the type that a folder of this precision has; integers stay."""
     return tensor.to(DTYPES[precision]) if tensor.is_floating_point() else tensor
+
+
+def generation_settings(causal: PreTrainedModel) -> dict[str, Any] | None:
+    """How the model is to be asked for text: the file of the folder that it was begun from, else what transformers makes of the configuration."""
+    initial = getattr(causal.config, "_name_or_path", "")
+    if initial and (Path(initial) / GENERATION).is_file():
+        return read_json(Path(initial) / GENERATION)
+    config = getattr(causal, "generation_config", None)
+    return None if config is None else dict(config.to_diff_dict())
 
 
 def copy_tokenizer(tokenizer_folder: Path, folder: Path) -> None:

@@ -19,6 +19,7 @@ from iberlm.core.process import usable_cores
 from iberlm.train.attention import FLEX, SDPA, VARLEN, varlen_missing
 from iberlm.train.config import PretrainConfig
 from iberlm.train.config_groups import AUTO, ZERO3
+from iberlm.train.cross_entropy import liger_missing
 from iberlm.train.weights import read_json
 
 FP32, BF16, FP8 = "fp32", "bf16", "fp8"
@@ -201,7 +202,7 @@ def _cross_entropy(config: PretrainConfig, device: torch.device, vocabulary_size
     if asked in (PLAIN, CHUNKED):
         return asked, "as set"
     if asked == LIGER:
-        missing = "it needs a GPU" if device.type != "cuda" else "" if importlib.util.find_spec("liger_kernel") else "liger-kernel is not installed"
+        missing = liger_missing(device)
         return (CHUNKED, f"liger was asked for and cannot be had: {missing}") if missing else (LIGER, "as set")
     size = 4 * config.micro_batch_size * config.sequence_length * vocabulary_size
     shown = f"the logits of a micro batch would take {size / 2**20:,.0f} MiB in float32"

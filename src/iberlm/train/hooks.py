@@ -30,6 +30,8 @@ class HookContext:
     """What this validation found: {language: {"loss", "bits_per_byte"}}."""
     rank: int = 0
     """Hooks are called on every rank; the numbers of rank 0 are logged."""
+    device: Any = "cpu"
+    """Where the model is (torch.device)."""
 
 
 @dataclass

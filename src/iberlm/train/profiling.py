@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -53,6 +54,7 @@ class _Recording:
             self._begin(step)
 
     def _begin(self, step: int) -> None:
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it would print a line at each start and stop
         from torch.profiler import profile, schedule
 
         warm = step == self._first - 2
@@ -79,4 +81,4 @@ class _Recording:
                 shutil.copyfileobj(source, target)
             with disk_errors(path):
                 self._path.unlink()
-        say(f"pretrain: profile of this rank: {path} (open it in https://ui.perfetto.dev, in chrome://tracing, or with the profiler's own tools)")
+        say(f"pretrain: profile of this rank: {path} (for chrome://tracing or Perfetto)")

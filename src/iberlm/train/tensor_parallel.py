@@ -23,7 +23,8 @@ def split_layers(causal: PreTrainedModel, mesh: DeviceMesh) -> None:
 
     Raises `ConfigError` when transformers states no plan for the model, or one with more than column and row splits.
     """
-    plan: dict[str, str] = getattr(causal.config, "base_model_tp_plan", None) or {}
+    stated: dict[str, str] = getattr(causal.config, "base_model_tp_plan", None) or {}
+    plan = {path: style for path, style in stated.items() if path.startswith("layers.")}  # for tied embeddings it names those too
     unknown = sorted({style for style in plan.values() if style not in STYLES})
     if not plan or unknown:
         found = f"asks for {', '.join(unknown)}" if plan else "is missing"

@@ -43,7 +43,7 @@ class TrainingModel(nn.Module):
         self.z_loss = z_loss
         self.kernel: cross_entropy.Kernel = cross_entropy.gradient_kernel
         if compiled and cross_entropy_kind == CHUNKED:
-            self.kernel = torch.compile(cross_entropy.fused_gradient_kernel, dynamic=False)
+            self.kernel = cross_entropy.compiled_kernel()
 
     def forward(
         self,

@@ -29,7 +29,7 @@ from iberlm.train.config import PretrainConfig
 from iberlm.train.data import VALIDATION, TrainingData, fingerprint, open_split, open_training, read_store
 from iberlm.train.energy import EnergyMeter
 from iberlm.train.flops import Shape, flops_per_token, peak_tflops
-from iberlm.train.frozen import Inputs, thaw
+from iberlm.train.frozen import Inputs, freeze, thaw  # noqa: F401
 from iberlm.train.hardware import Choices, choose
 from iberlm.train.hooks import HookContext, load_hooks, run_hooks
 from iberlm.train.initial import check_vocabulary
