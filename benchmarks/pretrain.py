@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from dedup import machine
-from pretrain_inputs import MODEL_8M, first_shard, hugging_face, make_inputs
+from pretrain_inputs import MODEL_8M, MODEL_TINY, first_shard, hugging_face, make_inputs
 
 from iberlm.core.manifest import Manifest, read_manifest
 from iberlm.core.token_store import open_shard
@@ -179,6 +179,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=8, help="of each run, the two that are left out included")
     parser.add_argument("--only", nargs="+", choices=list(SIDES), default=list(SIDES), metavar="NAME", help=", ".join(SIDES))
+    parser.add_argument("--smoke", action="store_true", help="a tiny model, to see whether all sides run: its numbers say nothing")
     parser.add_argument("--cores", type=int, nargs="+", default=sorted(os.sched_getaffinity(0))[:2])
     given = parser.parse_args()
     if given.steps <= WARM_UP:
@@ -192,13 +193,13 @@ def main() -> None:
     found = {name: Found() for name in names}
     with tempfile.TemporaryDirectory(prefix="iberlm-speed-") as temporary:
         folder = Path(temporary)
-        inputs = given.inputs or folder
+        inputs, model = given.inputs or folder, dataclasses.replace(MODEL_TINY, max_position_embeddings=SEQUENCE_LENGTH) if given.smoke else MODEL_8M
         made: list[Manifest] = (
             [read_manifest(inputs / stage) for stage in ("tokenize", "train_tokenizer")]
             if given.inputs
-            else make_inputs(folder, MODEL_8M.vocabulary_size, 1_000_000)
+            else make_inputs(folder, model.vocabulary_size, 1_000_000)
         )
-        shape = dataclasses.replace(MODEL_8M, vocabulary_size=int(made[0].metrics["vocabulary_size"]), parameters=0)
+        shape = dataclasses.replace(model, vocabulary_size=int(made[0].metrics["vocabulary_size"]), parameters=0)
         ids = first_shard(made[0])
         common = {
             "model": hugging_face(shape, SEQUENCE_LENGTH),

@@ -13,7 +13,7 @@ from iberlm.core.errors import ConfigError
 from iberlm.core.manifest import Manifest
 from iberlm.core.ranks import run_ranks
 from iberlm.train.config import MonitorConfig, PretrainConfig, StrategyConfig
-from iberlm.train.generations import GENERATIONS, check_live, continue_prompts, generate_live, write_generations
+from iberlm.train.generations import GENERATIONS, continue_prompts, generate_live, write_generations
 from iberlm.train.model import build, materialise
 from iberlm.train.strategy import parallelize, session
 from iberlm.train.training_model import build_training_model, decoder_layers
@@ -128,7 +128,7 @@ def test_compiled_layers_are_called_as_they_are(tokenizer: Any, tmp_path: Path) 
 
 @pytest.mark.parametrize("monitor", [{"generate_every_steps": 5}, {"hooks": ["a.b:c"]}])
 def test_parts_of_sequences_cannot_generate(monitor: dict[str, Any]) -> None:
-    check_live(tiny(monitor=MonitorConfig(**monitor), strategy=StrategyConfig(name="fsdp2", tensor=2)))
-    check_live(tiny(strategy=StrategyConfig(name="fsdp2", context=2)))
+    tiny(monitor=MonitorConfig(**monitor), strategy=StrategyConfig(name="fsdp2", tensor=2))
+    tiny(strategy=StrategyConfig(name="fsdp2", context=2))
     with pytest.raises(ConfigError, match=r"strategy\.context: with 2 ranks a sequence there are no generations and no hooks during training"):
-        check_live(tiny(monitor=MonitorConfig(**monitor), strategy=StrategyConfig(name="fsdp2", context=2)))
+        tiny(monitor=MonitorConfig(**monitor), strategy=StrategyConfig(name="fsdp2", context=2))

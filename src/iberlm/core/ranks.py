@@ -104,6 +104,14 @@ def rank_main(main: Callable[[list[str]], object]) -> NoReturn:
         _end(1, error)
 
 
+def end_rank(error: IberlmError) -> NoReturn:
+    """End this rank at once with `error`, from any of its threads; the launcher raises it."""
+    _report(type(error).__name__, str(error), error.exit_status)
+    if _PARENT not in os.environ:
+        say(f"{error}")
+    _end(error.exit_status, error)
+
+
 def _end(status: int, _kept: object) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):

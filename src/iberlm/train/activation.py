@@ -30,7 +30,7 @@ def transform_layers(module: TrainingModel, config: PretrainConfig, choices: Cho
         if choices.compile:
             forward = torch.compile(forward, dynamic=False)
         if forward is not layer.forward:
-            layer.forward = forward  # type: ignore[method-assign]
+            layer.forward = forward
 
 
 def checkpointed(forward: Forward, kind: str) -> Forward:
@@ -60,7 +60,7 @@ def _policy(context: Any, operation: Any, *inputs: Any, **more: Any) -> Checkpoi
 @functools.lru_cache(maxsize=1)
 def _kept() -> frozenset[Any]:
     aten = torch.ops.aten
-    kept = [aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default, aten._scaled_mm.default]
+    kept: list[Any] = [aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default, aten._scaled_mm.default]
     kept += [
         aten._scaled_dot_product_flash_attention.default,
         aten._scaled_dot_product_efficient_attention.default,
@@ -69,6 +69,7 @@ def _kept() -> frozenset[Any]:
         aten._scaled_dot_product_attention_math.default,
     ]
     kept.append(torch.ops.higher_order.flex_attention)
+    kept.append(torch.ops.iberlm.document_attention.default)
     if importlib.util.find_spec("torch.nn.attention.varlen"):
         importlib.import_module("torch.nn.attention.varlen")  # which registers the operation
         kept.append(torch.ops.torch_attn._varlen_attn.default)

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import torch
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -29,6 +29,10 @@ SDPA, FLEX, VARLEN = "sdpa", "flex", "varlen"
 VARLEN_MAX_HEAD = 256
 """Longest head that torch's FlashAttention takes."""
 
+Attended = tuple[torch.Tensor, torch.Tensor | None]
+_flex: Callable[..., Attended] = flex_attention_forward
+_sdpa: Callable[..., Attended] = sdpa_attention_forward
+
 Mask = torch.Tensor | BlockMask | None
 
 
@@ -41,17 +45,17 @@ def attend(
     dropout: float = 0.0,
     scaling: float | None = None,
     **more: Any,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+) -> Attended:
     """Causal attention in the interface of transformers: query [rows, heads, S, head], key and value [rows, kv heads, S, head].
 
     `attention_mask`: None is causal over the row; a bool tensor goes to torch's scaled_dot_product_attention; a `BlockMask` to
     FlexAttention; an int32 tensor holds the documents' first tokens for variable-length FlashAttention.
     """
     if isinstance(attention_mask, BlockMask):
-        return flex(module, query, key, value, attention_mask, scaling=scaling, **more)
+        return _flex(module, query, key, value, attention_mask, scaling=scaling, **more)
     if attention_mask is not None and attention_mask.dtype == torch.int32:
         return _varlen(query, key, value, attention_mask.flatten(), dropout, scaling, more.get("sliding_window")), None
-    return sdpa(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more)
+    return _sdpa(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more)
 
 
 AttentionInterface.register(IMPLEMENTATION, attend)
@@ -89,6 +93,24 @@ def _block_mask_maker() -> Callable[..., BlockMask]:
     # as it comes it writes out the whole mask, rows x S x S, before it looks at blocks
     maker: Callable[..., BlockMask] = torch.compile(create_block_mask, dynamic=False)
     return maker
+
+
+def kind_for(model: type[PreTrainedModel], shape: PreTrainedConfig, asked: str) -> tuple[str, str]:
+    """The kind of attention that a model can have, and why when it is not what was asked for."""
+    if getattr(shape, "attn_logit_softcapping", None):
+        return EAGER, "its attention scores are soft-capped, which no kernel here does"
+    if not model._supports_sdpa:
+        return EAGER, "transformers has no fused attention for it"
+    return asked, ""
+
+
+def window(shape: PreTrainedConfig) -> int | None:
+    """Tokens that a token sees at most, in some layers at least; None where all layers see all tokens before."""
+    size: int | None = getattr(shape, "sliding_window", None)
+    layers = getattr(shape, "layer_types", None)
+    if size is None or getattr(shape, "use_sliding_window", True) is False or (layers is not None and "sliding_attention" not in layers):
+        return None
+    return size
 
 
 def cumulative_lengths(positions: torch.Tensor, limit: int = 0) -> torch.Tensor:
@@ -133,8 +155,13 @@ def _varlen(
     if dropout:
         raise ResourceError(f"attention=varlen: this model drops attention weights ({dropout:g}), which variable-length attention cannot; set attention=sdpa")
     rows, heads, length, size = query.shape
+    kind = query.device.type
+    # rotary positions leave queries and keys in float32 under autocast, which knows torch's own attention but not these
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else value.dtype
+    query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     if query.device.type == "cpu":
-        key, value = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (key, value))
+        if heads != key.shape[1]:
+            key, value = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (key, value))
         found, _ = document_attention(query, key, value, starts, size**-0.5 if scaling is None else scaling)
         return cast(torch.Tensor, found.transpose(1, 2))
     from torch.nn.attention.varlen import varlen_attn
@@ -152,8 +179,9 @@ def _varlen(
     else:
         settings["is_causal"] = True
     flat = [x.transpose(1, 2).flatten(0, 1) for x in (query, key, value)]
-    attend_documents: Callable[..., torch.Tensor] = varlen_attn
-    return attend_documents(*flat, starts, starts, length, length, **settings).view(rows, length, heads, -1)
+    attend_documents: Any = varlen_attn
+    output: torch.Tensor = attend_documents(*flat, starts, starts, length, length, **settings)
+    return output.view(rows, length, heads, -1)
 
 
 @lru_cache(maxsize=1)

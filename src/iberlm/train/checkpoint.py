@@ -37,6 +37,7 @@ from iberlm.train.state import TrainingState
 from iberlm.train.strategy import Parallel
 
 _FULL_BELOW_BYTES = 4 << 20
+_AHEAD_BYTES = 10_000_000
 _LONGEST_WRITE = timedelta(hours=12)
 """Ranks wait for each other this long: a slow file system is no reason to end a run."""
 
@@ -276,7 +277,9 @@ def _write_files(folder: Path, own: dict[str, torch.Tensor], group: dist.Process
     for key, tensor in own.items():
         kind, _, name = key.partition(".")
         nested[kind][name] = tensor
-    save_files(nested, storage_writer=FileSystemWriter(folder), process_group=group, no_dist=group is None)
+    # copies ahead of writing are for tensors on a GPU, and what was staged is on the host
+    ahead = _AHEAD_BYTES if any(tensor.is_cuda for tensor in own.values()) else 0
+    save_files(nested, storage_writer=FileSystemWriter(folder, per_thread_copy_ahead=ahead), process_group=group, no_dist=group is None)
 
 
 def _written_by(folder: Path, rank: int) -> list[Path]:

@@ -5,7 +5,7 @@ Muon: momentum_buffer). Settings of the optimisers (rates, decay) are not in it:
 with tensor and context parallelism; `zero_state` is for DeepSpeed.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -21,6 +21,8 @@ from iberlm.core.errors import ConfigError
 from iberlm.train.strategy import Parallel
 
 MODEL, OPTIMIZER = "model", "optimizer"
+Shapes = Mapping[str, tuple[int, ...]]
+"""Of tensors, by their key in a checkpoint."""
 _WRAPPERS = ("_checkpoint_wrapped_module.", "_orig_mod.")
 """What activation checkpointing and compilation put into names."""
 
@@ -88,6 +90,7 @@ def load(parallel: Parallel, path: Path, group: dist.ProcessGroup | None) -> Non
     """Read a checkpoint into model and optimisers, in place; each rank reads its parts. `ConfigError` when it does not fit."""
     reader = FileSystemReader(path)
     shapes = stored_shapes(reader.read_metadata())
+    check_model(path, shapes, {f"{MODEL}.{name}": tuple(tensor.shape) for name, tensor in (named_parameters(parallel) | named_buffers(parallel)).items()})
     if any(key.startswith(f"{OPTIMIZER}.") for key in shapes):
         for optimizer in parallel.optimizers:
             _give_state(optimizer)
@@ -95,19 +98,24 @@ def load(parallel: Parallel, path: Path, group: dist.ProcessGroup | None) -> Non
         for optimizer in parallel.optimizers:
             optimizer.state.clear()
     wanted = tensors(parallel)
-    check_fits(path, shapes, {key: tuple(tensor.shape) for key, tensor in wanted.items()})
+    check_optimizer(path, shapes, {key: tuple(tensor.shape) for key, tensor in wanted.items()})
     load_files(dict(wanted), storage_reader=reader, process_group=group, no_dist=group is None)
 
 
 def _give_state(optimizer: torch.optim.Optimizer) -> None:
-    """What the first step would make: loading fills it. The step is one without gradient; it need not leave the weights alone, which are loaded too."""
+    """What the first step would make, for loading to fill: a step without gradient, at a rate of 0, which leaves the weights alone."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     if all(optimizer.state.get(parameter) for parameter in parameters):
         return
+    rates = [group["lr"] for group in optimizer.param_groups]
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
 
 
 def stored_shapes(metadata: Metadata) -> dict[str, tuple[int, ...]]:
@@ -115,22 +123,22 @@ def stored_shapes(metadata: Metadata) -> dict[str, tuple[int, ...]]:
     return {key: tuple(entry.size) for key, entry in metadata.state_dict_metadata.items() if isinstance(entry, TensorStorageMetadata)}
 
 
-def check_fits(path: Path, stored: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise `ConfigError` naming the first difference between a checkpoint and what is to be loaded."""
+def check_model(path: Path, stored: Shapes, wanted: Shapes) -> None:
+    """Raise `ConfigError` naming the first difference between a checkpoint's model and the one that is to be filled."""
     _same(path, "another model", _part(MODEL, stored), _part(MODEL, wanted), "give the same model, or another run_dir")
+
+
+def check_optimizer(path: Path, stored: Shapes, wanted: Shapes) -> None:
+    """Raise `ConfigError` naming the first difference between the optimisers' state of a checkpoint and what is to be filled."""
     _same(path, "the state of another optimiser", _part(OPTIMIZER, stored), _part(OPTIMIZER, wanted), "give the same optimizer, or another run_dir")
 
 
-def _part(kind: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+def _part(kind: str, shapes: Shapes) -> dict[str, tuple[int, ...]]:
     return {key: shape for key, shape in shapes.items() if key.startswith(f"{kind}.")}
 
 
-def _same(path: Path, what: str, stored: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], mend: str) -> None:
-    for key in _either(stored, wanted):
+def _same(path: Path, what: str, stored: Shapes, wanted: Shapes, mend: str) -> None:
+    for key in dict.fromkeys([*stored, *wanted]):
         if stored.get(key) != wanted.get(key):
             found, asked = (f"has the shape {list(shapes[key])}" if key in shapes else "is not" for shapes in (stored, wanted))
             raise ConfigError(f"{path}: holds {what}: {key} {found} there and {asked} here; {mend}")
-
-
-def _either(first: Iterable[str], second: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys([*first, *second]))

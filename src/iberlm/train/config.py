@@ -147,6 +147,11 @@ class PretrainConfig(StageConfig):
                 f"checkpoint.keep_best: {self.checkpoint.keep_best} needs a validation at every checkpoint; set validate_every_steps "
                 f"(now {self.validate_every_steps}) to a divisor of checkpoint.every_steps (now {self.checkpoint.every_steps})"
             )
+        if self.strategy.context > 1 and (self.monitor.generate_every_steps or self.monitor.hooks):
+            raise ConfigError(
+                f"strategy.context: with {self.strategy.context} ranks a sequence there are no generations and no hooks during training; "
+                "set monitor.generate_every_steps=0 and monitor.hooks=[]"
+            )
         canary_tokens = self.canaries.prefix_tokens + self.canaries.suffix_tokens
         if self.canaries.canaries_each and canary_tokens > self.sequence_length:
             raise ConfigError(f"canaries: prefix_tokens + suffix_tokens ({canary_tokens}) are more than sequence_length ({self.sequence_length})")

@@ -46,7 +46,8 @@ def chunked(
     """
     with torch.no_grad():
         scale = scale.to(torch.promote_types(hidden.dtype, torch.float32))
-    loss, losses = _Chunked.apply(hidden, weight, targets, scale, z_loss, kernel or gradient_kernel, chunk_bytes)
+    function: Any = _Chunked
+    loss, losses = function.apply(hidden, weight, targets, scale, z_loss, kernel or gradient_kernel, chunk_bytes)
     return loss, losses
 
 
@@ -141,9 +142,7 @@ def liger(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, sca
     for the device to count the targets."""
     from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
 
-    function = LigerFusedLinearCrossEntropyLoss(
-        ignore_index=IGNORED, lse_square_scale=z_loss, reduction="none", return_z_loss=True, accum_dtype=torch.float32
-    )
+    function = LigerFusedLinearCrossEntropyLoss(ignore_index=IGNORED, lse_square_scale=z_loss, reduction="none", return_z_loss=True, accum_dtype=torch.float32)
     dtype = product_type(hidden, weight)
     found = function(weight.to(dtype), hidden.to(dtype), targets)
     return found.loss.sum() * scale, (found.loss - found.z_loss).detach().float()

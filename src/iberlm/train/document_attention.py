@@ -4,6 +4,7 @@ With a mask the kernel computes all pairs of a row and throws most of them away;
 operation to torch.compile and to activation checkpointing, whatever the documents are.
 """
 
+import itertools
 from typing import Any
 
 import torch
@@ -13,10 +14,8 @@ _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 @torch.library.custom_op("iberlm::document_attention", mutates_args=())
-def document_attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, firsts: torch.Tensor, scale: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Causal attention inside documents: query, key, value [rows, heads, S, size] with as many heads each, `firsts` as `attention.cumulative_lengths` makes them.
+def document_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, firsts: torch.Tensor, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Causal attention inside documents: query, key, value [rows, heads, S, size], `firsts` as `attention.cumulative_lengths` makes them.
 
     Returns the output [rows, heads, S, size] and the logarithms of the sums of exponentials, float32[rows, heads, S].
     """
@@ -55,10 +54,10 @@ def _like(tensor: torch.Tensor) -> torch.Tensor:
 
 def _parts(firsts: torch.Tensor, length: int) -> list[tuple[slice, slice, slice]]:
     """Row, heads and tokens of each document."""
-    marks = firsts.unique_consecutive().tolist()
+    marks = sorted(set(firsts.tolist()))
     return [
         (slice(begin // length, begin // length + 1), slice(None), slice(begin % length, begin % length + end - begin))
-        for begin, end in zip(marks, marks[1:], strict=False)
+        for begin, end in itertools.pairwise(marks)
     ]
 
 

@@ -9,7 +9,6 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from iberlm.core.errors import ConfigError
 from iberlm.core.files import write_json
 from iberlm.train.config import PretrainConfig
 from iberlm.train.config_groups import DDP, SINGLE, ZERO1, ZERO2
@@ -101,15 +100,6 @@ def continue_prompts(logits: Logits, tokenizer: Any, config: PretrainConfig, dev
         kept = kept[: kept.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in kept else kept
         made.append({"language": tag, "prompt": prompt, "text": str(tokenizer.decode(row[:length] + kept, skip_special_tokens=True))})
     return made
-
-
-def check_live(config: PretrainConfig) -> None:
-    """Raise `ConfigError` when a strategy cannot generate during training."""
-    if config.strategy.context > 1 and (config.monitor.generate_every_steps or config.monitor.hooks):
-        raise ConfigError(
-            f"strategy.context: with {config.strategy.context} ranks a sequence there are no generations and no hooks during training; "
-            "set monitor.generate_every_steps=0 and monitor.hooks=[]"
-        )
 
 
 @contextlib.contextmanager

@@ -175,17 +175,18 @@ def _attention(config: PretrainConfig, device: torch.device, precision: str) -> 
         )
     if asked == SDPA:
         return SDPA, "as set"
-    no_varlen = "FlashAttention needs bf16" if precision == FP32 else varlen_missing(_head_size(config), device)
+    no_varlen = varlen_missing(_head_size(config), device)
+    if not no_varlen and precision == FP32 and device.type != "cpu":
+        no_varlen = "FlashAttention needs bf16"
     no_flex = "" if device.type == "cuda" else "FlexAttention trains on GPUs only"
-    if asked == AUTO and device.type != "cuda":
-        return SDPA, f"with a mask; the kernels that skip what documents hide are for GPUs, and this is {device.type}"
     if asked in (AUTO, VARLEN) and not no_varlen:
-        return VARLEN, "FlashAttention of each document alone" + (", as set" if asked == VARLEN else "")
-    if asked in (AUTO, FLEX) and not no_flex:
-        return FLEX, f"{no_varlen}; FlexAttention leaves out blocks between documents" if asked == AUTO else "as set"
-    if asked == VARLEN and not no_flex:
-        return FLEX, f"varlen was asked for and cannot be had: {no_varlen}"
-    return SDPA, f"{asked} was asked for and cannot be had: {no_varlen if asked == VARLEN else no_flex}"
+        return VARLEN, "each document alone, in FlashAttention" + (", as set" if asked == VARLEN else "")
+    if asked == AUTO:
+        return (SDPA, f"with a mask ({no_varlen}; {no_flex})") if no_flex else (FLEX, f"{no_varlen}; FlexAttention leaves out blocks between documents")
+    missing = no_varlen if asked == VARLEN else no_flex
+    if not missing:
+        return FLEX, "as set"
+    return (SDPA if no_flex else FLEX), f"{asked} was asked for and cannot be had: {missing}"
 
 
 def _head_size(config: PretrainConfig) -> int:

@@ -1,6 +1,5 @@
 """Continued pretraining: a Hugging Face folder as the beginning. Its code is never run, its pickles are never read."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from iberlm.core.errors import ConfigError, CorruptError, DataError
+from iberlm.core.progress import say
 from iberlm.train.vocabulary import TOKENIZER_FILE
 from iberlm.train.weights import read_json, read_shards
 
@@ -44,7 +44,19 @@ def read_configuration(folder: str | Path, *, sequence_length: int, vocabulary_s
             f"{folder}: initial_model: its embeddings have {config.vocab_size} rows and the tokenizer {vocabulary_size} tokens; "
             "give it this tokenizer with `iberlm resize-embeddings` first"
         )
+    _without_dropout(folder, config)
     return config
+
+
+def _without_dropout(folder: Path, config: PreTrainedConfig) -> None:
+    """A resumed run must have the losses of one that was never interrupted, and pretraining reads most tokens once: there is nothing to gain."""
+    dropped = {
+        key: value for key, value in vars(config).items() if key.endswith(("dropout", "pdrop", "dropout_prob")) and isinstance(value, float) and value > 0
+    }
+    if dropped:
+        say(f"pretrain: {folder}: trained without its dropout ({', '.join(f'{key}={value:g}' for key, value in dropped.items())})")
+    for key in dropped:
+        setattr(config, key, 0.0)
 
 
 def _first_line(error: Exception) -> str:
@@ -154,9 +166,3 @@ def _fill(target: torch.Tensor, tensors: Any, name: str) -> None:
     else:
         whole = tensors.get_tensor(name).to(target.device, target.dtype)
         target.copy_(distribute_tensor(whole, mesh, placements, src_data_rank=None))
-
-
-def configuration_dict(folder: str | Path) -> dict[str, Any]:
-    """config.json as it is."""
-    value: dict[str, Any] = json.loads((Path(folder) / CONFIGURATION).read_text(encoding="utf-8"))
-    return value

@@ -154,7 +154,7 @@ def train(run: Run) -> dict[str, dict[str, float]]:
     before: Pending | None = None
     results: dict[str, dict[str, float]] = {}
     run.restart_clocks()
-    with stop_signals() as stop, profiler(config.monitor, run.out, run.parallel.rank) as profiled:
+    with stop_signals() as stop, profiler(config.monitor, run.out, run.parallel.rank, begin=state.step) as profiled:
         while (state := run.state).step < steps:
             current = optimise(run, state.step, stop)
             state.step += 1
@@ -181,6 +181,7 @@ def train(run: Run) -> dict[str, dict[str, float]]:
                 results = validate(run, done)
                 run.log({f"validation/{tag}/{key}": number for tag, value in results.items() for key, number in value.items()}, done)
                 if run.at_validation:
+                    run.watchdog.beat(done, "hooks")
                     run.at_validation(run, done, results)
             if verdict.stop or (saving and (not state.skipped_in_a_row or done == steps)):
                 save(run, results if validating else {}, wait=verdict.stop or done == steps)

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import resource
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,13 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         with contextlib.suppress(ValueError):
             lines.append(json.loads(text))
     return lines
+
+
+def recent_losses(lines: list[dict[str, Any]]) -> dict[str, float]:
+    """Loss by group, the mean of the last tenth of the steps that had some of it: one step may have none of a small language."""
+    last = lines[-max(1, len(lines) // 10) :]
+    groups = sorted({group for line in last for group in line["losses"]})
+    return {group: statistics.fmean(line["losses"][group] for line in last if group in line["losses"]) for group in groups}
 
 
 def rewind_lines(folder: Path, done: int) -> None:

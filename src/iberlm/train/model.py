@@ -8,7 +8,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from iberlm.core.errors import DataError
-from iberlm.train.config import ModelConfig
+from iberlm.train.config_groups import ModelConfig
 from iberlm.train.initial import load_weights
 from iberlm.train.optimizer import initial_std
 

@@ -14,6 +14,7 @@ from iberlm.train.config import CHECKSUMS, PretrainConfig, accumulation_steps, c
 from iberlm.train.frozen import Inputs, freeze
 from iberlm.train.inputs import check_gates, check_model, check_tokenizer, verify_store
 from iberlm.train.state import STATE
+from iberlm.train.trackers import check_tracker
 
 VERSION = 2
 
@@ -40,6 +41,7 @@ def run(config: PretrainConfig, inputs: list[Manifest], out: Path, *, launcher: 
         from iberlm.train import export, generations, metrics, worker
 
         # what does not fit is told before anything starts
+        check_tracker(config.tracker)
         check_world(config.strategy, config.cluster.processes)
         accumulation_steps(config, config.cluster.processes)
         if config.verify_store == CHECKSUMS:

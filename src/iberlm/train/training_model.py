@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from iberlm.core.errors import ConfigError, ResourceError
 from iberlm.core.progress import say
@@ -149,18 +150,30 @@ def build_training_model(
         shape: PreTrainedConfig = read_configuration(config.initial_model, sequence_length=config.sequence_length, vocabulary_size=vocabulary_size)
     else:
         shape = llama_config(config.model, vocabulary_size, bos=bos, eos=eos, pad=pad)
+    architecture = MODEL_FOR_CAUSAL_LM_MAPPING[type(shape)]
+    masking, (kind, why) = config.objective.document_masking, attention.kind_for(architecture, shape, choices.attention)
+    if why:
+        say(f"pretrain: {architecture.__name__}: attention {kind} instead of {choices.attention}: {why}")
+    implementation = attention.EAGER if kind == attention.EAGER else attention.IMPLEMENTATION
+    if (size := attention.window(shape)) is not None and config.sequence_length > size:
+        if masking:
+            raise ConfigError(
+                f"sequence_length: {config.sequence_length} is above the sliding window ({size}) of {config.initial_model}, which cannot be had together with "
+                f"document masking; set sequence_length={size} or less, or objective.document_masking=false"
+            )
+        implementation = attention.SDPA if implementation == attention.IMPLEMENTATION else implementation  # transformers makes the masks
     with torch.device("meta"):
-        causal = AutoModelForCausalLM.from_config(shape, attn_implementation=attention.IMPLEMENTATION, dtype=torch.float32)
-    kind = choices.cross_entropy
-    if kind != PLAIN and not has_linear_head(causal):
-        say(f"pretrain: {type(causal).__name__} does more to its logits than one matrix product: cross-entropy plain instead of {kind}")
-        kind = PLAIN
+        causal = AutoModelForCausalLM.from_config(shape, attn_implementation=implementation, dtype=torch.float32)
+    loss = choices.cross_entropy
+    if loss != PLAIN and not has_linear_head(causal):
+        say(f"pretrain: {architecture.__name__} does more to its logits than one matrix product: cross-entropy plain instead of {loss}")
+        loss = PLAIN
     return TrainingModel(
         causal,
         groups=groups,
-        attention_kind=choices.attention,
-        cross_entropy_kind=kind,
-        document_masking=config.objective.document_masking,
+        attention_kind=kind,
+        cross_entropy_kind=loss,
+        document_masking=masking,
         z_loss=config.objective.z_loss,
         compiled=choices.compile,
     )

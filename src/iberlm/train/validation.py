@@ -37,6 +37,7 @@ def validate(run: "Run", done: int) -> dict[str, dict[str, float]]:
             document_masking=config.objective.document_masking,
         )
         for arrays in batches:
+            run.watchdog.beat(done, "validation")
             inputs, targets, positions = torch.from_numpy(arrays).to(parallel.device)
             losses = token_losses(parallel, inputs, targets, positions)
             sums += torch.stack([losses.sum(dtype=torch.float64), (parallel.slice_sequence(targets) != IGNORED).sum().double()])

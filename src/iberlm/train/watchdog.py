@@ -21,11 +21,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NoReturn, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
-from iberlm.core import ranks
 from iberlm.core.errors import ResourceError
-from iberlm.core.progress import say
+from iberlm.core.ranks import end_rank
 
 FOLDER = "heartbeats"
 Phase = Literal["start", "data", "step", "generation", "validation", "hooks", "checkpoint", "rollback", "export"]
@@ -170,15 +169,7 @@ class Watchdog:
                 faulthandler.dump_traceback(stream, all_threads=True)
         if verdict and not self._stopped.is_set():
             hint = f"the ranks' Python stacks are in {self.folder}/rank-*.stack; the same command goes on from the newest checkpoint"
-            _end_rank(ResourceError(f"pretrain: nothing moves any more: {verdict} (faults.hang_seconds={self.hang_seconds:g}; {hint})"))
-
-
-def _end_rank(error: ResourceError) -> NoReturn:
-    """End this process at once, whatever its other threads wait for: the launcher reads the report, as after any error of a rank."""
-    ranks._report(type(error).__name__, str(error), error.exit_status)
-    if ranks._PARENT not in os.environ:  # Slurm's, or the only rank: nobody else says it
-        say(str(error))
-    ranks._end(error.exit_status, error)
+            end_rank(ResourceError(f"pretrain: nothing moves any more: {verdict} (faults.hang_seconds={self.hang_seconds:g}; {hint})"))
 
 
 def judge(beats: Sequence[Heartbeat | None], hang_seconds: float, now: float) -> str:

@@ -69,7 +69,6 @@ def train_rank(config: PretrainConfig, inputs: Inputs, out: Path) -> loop.Run:
     device = pick_device(config)
     hooks = load_hooks(config.monitor.hooks)
     check_tracker(config.tracker)
-    generations.check_live(config)
     text = open_text(config, inputs)
     shape = build_training_model(config, text.vocabulary_size, SHAPE_ONLY, len(text.data.groups), **text.ids)
     parameters, model_config = parameter_count(shape), shape.causal.config.to_dict()
@@ -233,7 +232,7 @@ def _peak(config: PretrainConfig, parallel: Parallel, choices: Choices) -> dict[
 
 def _run_hooks(run: loop.Run, hooks: list[Any], done: int, results: dict[str, dict[str, float]], tokenizer_files: Path) -> None:
     with generations.hook_model(run.parallel) as model:
-        context = HookContext(done, model, tokenizer_files, run.out, results, run.parallel.rank)
+        context = HookContext(done, model, tokenizer_files, run.out, results, run.parallel.rank, run.parallel.device)
         run.log({f"hook/{name}": value for name, value in run_hooks(hooks, context).items()}, done)
 
 
@@ -269,7 +268,7 @@ def _summary(
         "steps": run.config.total_steps,
         "tokens": run.config.total_steps * run.config.global_batch_tokens,
         "final_loss": lines[-1]["loss"],
-        "losses": lines[-1]["losses"],
+        "losses": metrics.recent_losses(lines),
         "validation": validation,
         "tokens_per_second": speed,
         "mfu": mfu,

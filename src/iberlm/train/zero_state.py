@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict_loader import load as load_files
 
 from iberlm.core.errors import ConfigError
-from iberlm.train.checkpoint_state import MODEL, OPTIMIZER, check_fits, named_buffers, named_parameters, stored_shapes
+from iberlm.train.checkpoint_state import MODEL, OPTIMIZER, check_model, check_optimizer, named_buffers, named_parameters, stored_shapes
 from iberlm.train.strategy import Parallel
 
 MOMENTS, STEP = ("exp_avg", "exp_avg_sq"), "step"
@@ -56,7 +56,8 @@ def load(parallel: Parallel, path: Path) -> None:
     wanted = shapes | {f"{MODEL}.{name}": tuple(buffer.shape) for name, buffer in buffers.items()}
     if moments:
         wanted |= {f"{OPTIMIZER}.{name}.{STEP}": () for name in parameters}
-    check_fits(path, stored, wanted)
+    check_model(path, stored, wanted)
+    check_optimizer(path, stored, wanted)
 
     own = {key: torch.empty(shapes[key]) for name in list(parameters)[parallel.rank :: parallel.world] for key in keys[name]}
     counts = {f"{OPTIMIZER}.{name}.{STEP}": torch.zeros(()) for name in parameters} if moments else {}
