@@ -205,7 +205,8 @@ def fill_disk(parallel: Parallel, job: Job, out: Path) -> dict[str, Any]:
             checkpoints.save(TrainingState(step=3)) if method == "save" else getattr(checkpoints, method)()
         except IberlmError as error:
             errors.append([type(error).__name__, str(error)])
-    return {"errors": errors, "left": sorted(path.name for path in Path(job.resume).iterdir()), "step": checkpoints.resume().step}
+    step = checkpoints.resume().step
+    return {"errors": errors, "left": sorted(path.name for path in Path(job.resume).iterdir()), "step": step}
 
 
 def be_killed(parallel: Parallel, job: Job, out: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -249,3 +250,17 @@ def test_a_model_of_another_tokenizer_is_not_gone_on_with(trained: Manifest, inp
         pretrain.run(tiny(initial_model=str(folder)), inputs, tmp_path / "run")
     with pytest.raises(ConfigError, match=r"initial_model: .*nowhere has no config.json that can be read"):
         pretrain.run(tiny(initial_model=str(tmp_path / "nowhere")), inputs, tmp_path / "run2")
+
+
+def test_the_width_rule_reaches_weights_and_rates(inputs: list[Manifest], tmp_path: Path) -> None:
+    """A model of half the width at which the rate was tuned: matrices of the layers begin larger and learn twice as fast, the rest as without."""
+    plain, ruled = (
+        pretrain.run(
+            tiny(steps=4, optimizer=OptimizerConfig(learning_rate=1e-9, reference_hidden_size=width), tracker="none"), inputs, tmp_path / str(width)
+        ).folder
+        for width in (0, 64)
+    )
+    weights = [load_file(folder / "model/model.safetensors") for folder in (plain, ruled)]
+    for name, before in weights[0].items():
+        ratio = 2**0.5 if "proj" in name else 1.0
+        torch.testing.assert_close(weights[1][name], before * ratio, rtol=1e-4, atol=1e-6)

@@ -135,4 +135,5 @@ def _panel(axes: Axes, title: str, points: list[tuple[float, float]], never: flo
     axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(axis="y")
     axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 4, 5, 8, 10], integer=True))
-    axes.set_ylim(0, (most or max((y for _, y in points), default=1) or 1) * 1.06)
+    top = most or max((y for _, y in points), default=1) or 1
+    axes.set_ylim(-0.06 * top, 1.06 * top)  # room for marks on the line of 0

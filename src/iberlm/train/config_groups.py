@@ -181,7 +181,8 @@ class OptimizerConfig:
     muon_momentum: float = 0.95
     reference_hidden_size: int = 0
     """Width at which `learning_rate` was tuned: the matrices of the layers then get learning_rate x reference_hidden_size / model.hidden_size, as in muP
-    (Yang et al., 2022). 0: the same rate for all."""
+    (Yang et al., 2022; with Muon its square root); rate x decay stays, and these matrices begin with a variance in proportion to 1 / width. 0: the same
+    rate for all."""
 
     def __post_init__(self) -> None:
         one_of("optimizer.kind", self.kind, OPTIMIZERS)

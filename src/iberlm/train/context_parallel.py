@@ -16,7 +16,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from iberlm.train.attention import Mask
+from iberlm.core.errors import ConfigError
 from iberlm.train.training_model import TrainingModel
 
 PREFIX = "ulysses_"
@@ -28,16 +28,12 @@ def share_attention(module: TrainingModel, group: dist.ProcessGroup) -> None:
     """Have the model's own attention work on the whole sequence and a share of the heads. Call it on every rank of `group`.
 
     Afterwards inputs, positions and targets are this rank's part of the sequence, and attention masks are for the whole: forward needs `whole_positions`.
+    `ConfigError` for a model whose attention cannot be exchanged.
     """
-    config, make_mask = module.causal.config, module._mask
+    config = module.causal.config
     inner = config._attn_implementation
-
-    def whole_mask(positions: torch.Tensor, whole_positions: torch.Tensor | None, documents: int) -> Mask:
-        if whole_positions is None:
-            raise ValueError("context parallelism: forward needs whole_positions, from which the attention mask is made")
-        return make_mask(whole_positions, None, documents)
-
-    module._mask = whole_mask  # type: ignore[method-assign]
+    if inner not in ALL_ATTENTION_FUNCTIONS:
+        raise ConfigError(f"strategy.context: the attention of {type(module.causal).__name__} ({inner}) is part of its own code; choose strategy.context=1")
     name = PREFIX + inner
     AttentionInterface.register(name, _shared(ALL_ATTENTION_FUNCTIONS[inner], group))
     masks = AttentionMaskInterface()

@@ -4,8 +4,10 @@ What a recipe asks for and the machine lacks falls back, and the line says so; o
 planned for it would not fit its time without.
 """
 
+import ctypes
 import importlib.util
 import os
+import platform
 import subprocess
 import sysconfig
 import tempfile
@@ -62,6 +64,18 @@ def choose(config: PretrainConfig, device: torch.device, *, parameters: int, voc
         f"cross-entropy {cross_entropy}: {why_cross_entropy}",
     )
     return Choices(precision, compiled, attention, cross_entropy, reasons)
+
+
+def keep_freed_memory(device: torch.device) -> bool:
+    """Have the C library keep what a CPU run frees for its next step, instead of giving it back and having it cleared anew; whether it does.
+
+    Tensors of some megabytes would else be mapped and zeroed page by page, several hundred times a step. Linux with glibc only.
+    """
+    if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
+        return False
+    library = ctypes.CDLL(None)
+    # malloc.h: M_MMAP_MAX = -4, M_TRIM_THRESHOLD = -1
+    return bool(library.mallopt(-4, 0)) and bool(library.mallopt(-1, (1 << 31) - 1))
 
 
 def _precision(asked: str, device: torch.device) -> tuple[str, str]:

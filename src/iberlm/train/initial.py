@@ -1,5 +1,7 @@
 """Continued pretraining: a Hugging Face folder as the beginning. Its code is never run, its pickles are never read."""
 
+import functools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +56,16 @@ def _without_dropout(folder: Path, config: PreTrainedConfig) -> None:
         key: value for key, value in vars(config).items() if key.endswith(("dropout", "pdrop", "dropout_prob")) and isinstance(value, float) and value > 0
     }
     if dropped:
-        say(f"pretrain: {folder}: trained without its dropout ({', '.join(f'{key}={value:g}' for key, value in dropped.items())})")
+        say_once(f"pretrain: {folder}: trained without its dropout ({', '.join(f'{key}={value:g}' for key, value in dropped.items())})")
     for key in dropped:
         setattr(config, key, 0.0)
+
+
+@functools.lru_cache(maxsize=64)
+def say_once(message: str) -> None:
+    """Print a line, on the first rank and the first time only: every rank builds the model, and more than once."""
+    if os.environ.get("RANK", "0") == "0":
+        say(message)
 
 
 def _first_line(error: Exception) -> str:

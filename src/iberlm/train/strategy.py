@@ -261,7 +261,7 @@ def parallelize(accelerator: Accelerator, module: TrainingModel, config: Pretrai
         tensor_group = _shard(module, layout, config, choices, accelerator.device.type)
     else:
         transform_layers(module, config, choices)
-    materialise(module, accelerator.device, config.seed, config.initial_model)
+    materialise(module, accelerator.device, config.seed, config.initial_model, config.optimizer.reference_hidden_size)
     optimizers = build_optimizers(module, config.optimizer, shape.hidden_size)
     model: nn.Module = module
     stepper = None

@@ -10,12 +10,11 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from iberlm.core.errors import ConfigError, ResourceError
-from iberlm.core.progress import say
 from iberlm.train import attention, cross_entropy
 from iberlm.train.config import PretrainConfig
 from iberlm.train.cross_entropy import IGNORED
 from iberlm.train.hardware import CHUNKED, LIGER, PLAIN, Choices
-from iberlm.train.initial import read_configuration
+from iberlm.train.initial import read_configuration, say_once
 from iberlm.train.model import llama_config
 
 _FIXED_POINT = 2.0**24
@@ -153,7 +152,7 @@ def build_training_model(
     architecture = MODEL_FOR_CAUSAL_LM_MAPPING[type(shape)]
     masking, (kind, why) = config.objective.document_masking, attention.kind_for(architecture, shape, choices.attention)
     if why:
-        say(f"pretrain: {architecture.__name__}: attention {kind} instead of {choices.attention}: {why}")
+        say_once(f"pretrain: {architecture.__name__}: attention {kind} instead of {choices.attention}: {why}")
     implementation = attention.EAGER if kind == attention.EAGER else attention.IMPLEMENTATION
     if (size := attention.window(shape)) is not None and config.sequence_length > size:
         if masking:
@@ -166,7 +165,7 @@ def build_training_model(
         causal = AutoModelForCausalLM.from_config(shape, attn_implementation=implementation, dtype=torch.float32)
     loss = choices.cross_entropy
     if loss != PLAIN and not has_linear_head(causal):
-        say(f"pretrain: {architecture.__name__} does more to its logits than one matrix product: cross-entropy plain instead of {loss}")
+        say_once(f"pretrain: {architecture.__name__} does more to its logits than one matrix product: cross-entropy plain instead of {loss}")
         loss = PLAIN
     return TrainingModel(
         causal,
