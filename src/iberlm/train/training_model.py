@@ -194,7 +194,8 @@ def has_linear_head(causal: PreTrainedModel) -> bool:
         causal.base_model.register_forward_hook(lambda module, given, result: seen.update(hidden=result[0])),
     ]
     try:
-        logits = causal(input_ids=torch.zeros(1, 8, dtype=torch.int64, device="meta"), use_cache=False).logits
+        ids, mask = torch.zeros(1, 8, dtype=torch.int64, device="meta"), torch.zeros(1, 1, 8, 8, device="meta")  # a mask, or it would read from the device
+        logits = causal(input_ids=ids, attention_mask=mask, use_cache=False).logits
     except (RuntimeError, NotImplementedError):  # it looks at values, which there are none of on the meta device
         return False
     finally:
