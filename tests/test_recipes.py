@@ -19,6 +19,7 @@ NEEDED = {
     "corpus=warc": ["corpus.sources.crawl.path=/tmp/x", "corpus.sources.crawl.card=iberlm_sample"],
     "corpus=wikipedia": ["corpus.sources.wikipedia.path=/tmp/x", "corpus.sources.wikipedia.card=iberlm_sample"],
     "tokenizer=extend": ["tokenizer.base=/tmp/x", "tokenizer.vocabulary_size=200000"],
+    "tokenizer=keep": ["tokenizer.base=/tmp/x"],
     "data=path": ["data.paths=[/tmp/x.jsonl]", "data.card=iberlm_sample_instructions"],
 }
 """Recipes that are templates: what a user must give with them."""

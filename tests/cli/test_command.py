@@ -56,7 +56,7 @@ def test_help_and_completeness_need_no_torch() -> None:
         (["run", "pretrain.stpes=3"], "did you mean 'pretrain.steps'?"),
         (["pretrain", "model=huge"], "model=huge: there is no such recipe. Choose among alia_40b, llama_125m"),
         (["run", "pipeline=dmeo"], "did you mean demo?"),
-        (["pretrain", "strategy.name=horovod"], "strategy.name: unknown value 'horovod'; choose among single, ddp, fsdp2, zero2"),
+        (["pretrain", "strategy.name=horovod"], "strategy.name: unknown value 'horovod'; choose among single, ddp, fsdp2, hsdp, zero1, zero2, zero3"),
         (["pretrain", "steps=many"], "steps: Value 'many' of type 'str' could not be converted to Integer"),
         (["curate", "select.languages=[val]"], "for Valencian write 'ca-valencia'"),
         (["curate", "select={"], "'select={' is no override"),
@@ -145,7 +145,7 @@ def test_cards_are_validated_and_listed(tmp_path: Path) -> None:
         ("iberlm curate filt", ["filters.", "filters="]),
         ("iberlm pretrain model=nan", ["model=nano"]),
         ("iberlm pretrain optimizer.learn", ["optimizer.learning_rate="]),
-        ("iberlm pretrain strategy=z", ["strategy=zero2"]),
+        ("iberlm pretrain strategy=z", ["strategy=zero1", "strategy=zero2", "strategy=zero3"]),
         ("iberlm cards ", []),
     ],
 )

@@ -313,7 +313,7 @@ def test_split_says_what_pieces_may_hold(split: str, joined: set[str], tmp_path:
         ({"max_repeats": 0}, "tokenizer.max_repeats: 0 is too small"),
         ({"split": "words"}, "tokenizer.split: unknown value 'words'; choose among"),
         ({"algorithm": "byte_bpe", "split": "script"}, "tokenizer.split: 'script' with algorithm=byte_bpe, whose pre-tokenizer cuts words"),
-        ({"algorithm": "extend"}, "tokenizer.base: '' with algorithm=extend; a base goes with algorithm=extend, and only with it"),
+        ({"algorithm": "extend"}, "tokenizer.base: '' with algorithm=extend; a base goes with algorithm=extend or keep, and only with them"),
         ({"base": "llama"}, "tokenizer.base: 'llama' with algorithm=bpe"),
         ({"max_words": 10}, "tokenizer.max_words: 10 is too small"),
     ],

@@ -51,6 +51,8 @@ class Case:
     """Also train with steps that are left out."""
     model: dict[str, Any] = dataclasses.field(default_factory=dict)
     micro_batch_size: int = 2
+    deferred: bool = True
+    """Whether whole gradients are kept until the last micro step, as they are on a CPU."""
 
 
 def configured(case: Case) -> tuple[PretrainConfig, Choices]:
@@ -160,6 +162,7 @@ def run(accelerator: Accelerator, case: Case) -> dict[str, Any]:
             continue
         module = build_training_model(config, VOCABULARY, choices, GROUPS)
         parallel = parallelize(accelerator, module, config, choices)
+        parallel.deferred = case.deferred
         results[name] = train(parallel, bad)
     where = {"rank": parallel.rank, "data_rank": parallel.data_rank, "context_rank": parallel.context_rank, "gathered": parallel.gather_objects(parallel.rank)}
     where["types"] = sorted({str(buffer.dtype) for buffer in parallel.module.buffers() if buffer.is_floating_point()})

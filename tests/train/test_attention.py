@@ -5,7 +5,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, Qwen2Config
 
 from iberlm.train import attention
-from iberlm.train.attention import additive_mask, block_mask, cumulative_lengths, dense_mask, documents, kind_for, varlen_missing, window
+from iberlm.train.attention import additive_mask, block_mask, cumulative_lengths, dense_mask, documents, documents_limit, kind_for, varlen_missing, window
 from iberlm.train.document_attention import document_attention
 
 POSITIONS = torch.tensor([[0, 1, 2, 0, 1, 2, 3, 0], [0, 1, 2, 3, 4, 5, 6, 7], [0, 0, 0, 1, 0, 1, 2, 3]])
@@ -39,6 +39,17 @@ def test_cumulative_lengths_have_a_shape_that_the_data_does_not_decide() -> None
     assert firsts.flatten().tolist() == [0, 3, 7, 8, 16, 17, 18, 20] + [24] * 17
     assert cumulative_lengths(POSITIONS.clone(), limit=8).flatten().tolist() == [0, 3, 7, 8, 16, 17, 18, 20, 24]
     assert cumulative_lengths(POSITIONS.clone(), limit=10).flatten().tolist() == [0, 3, 7, 8, 16, 17, 18, 20, 24, 24, 24]
+
+
+def test_the_limit_is_a_power_of_two_above_the_documents_of_any_micro_step() -> None:
+    positions = torch.arange(512).expand(3, 2, -1).to(torch.int32).clone()
+    assert documents_limit(positions) == 64
+    positions[1, :, 10:80] = 0
+    assert documents_limit(positions) == 256
+    limit = documents_limit(positions)
+    firsts = cumulative_lengths(positions[1].long(), limit).flatten().tolist()
+    assert firsts[:142] == [*range(1), *range(10, 80), 512, *range(522, 592), 1024]
+    assert len(firsts) == limit + 1
 
 
 def test_a_window_that_begins_inside_a_document_begins_one() -> None:

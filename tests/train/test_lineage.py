@@ -20,9 +20,9 @@ from iberlm.core.manifest import Manifest
 from iberlm.train.config import PretrainConfig
 from iberlm.train.config_groups import CanariesConfig, MixtureConfig, ObjectiveConfig, PhaseConfig, ReplayConfig
 from iberlm.train.data import IGNORED, TrainingData, fingerprint, open_training
+from iberlm.train.frozen import Inputs, freeze
 from iberlm.train.lineage import Sighting, main_lines, steps_of_blocks, trace
 from iberlm.train.state import TrainingState
-from iberlm.train.frozen import Inputs, freeze
 
 from .conftest import VOCABULARY, make_store, tiny
 

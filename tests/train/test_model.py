@@ -1,21 +1,19 @@
-import itertools
 import math
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from transformers import AutoModelForCausalLM
+from transformers import LlamaForCausalLM
 
-from iberlm.core.manifest import Manifest
 from iberlm.train.config import MixtureConfig, ModelConfig, OptimizerConfig, ScheduleConfig, StrategyConfig
-from iberlm.train.export import save_model, whole_state
-from iberlm.train.model import build, materialise, parameter_count, parameter_groups
-from iberlm.train.schedule import rate_ratio
-from iberlm.train.strategy import parallelize, session
+from iberlm.train.hardware import Choices
+from iberlm.train.model import build, llama_config, materialise, parameter_count
+from iberlm.train.training_model import build_training_model
 
 from .conftest import VOCABULARY, tiny
 
+CPU = torch.device("cpu")
 RECIPES = Path(__file__).parents[2] / "recipes"
 PUBLISHED = {"salamandra_2b": 2_253_490_176, "salamandra_7b": 7_768_117_248, "alia_40b": 40_433_885_184}
 
@@ -60,44 +58,33 @@ def test_a_new_model_knows_nothing() -> None:
     assert model(ids, labels=ids).loss.item() == pytest.approx(math.log(1000), abs=0.2)
 
 
-@pytest.mark.parametrize("tied", [False, True])
-def test_decay_spares_norms_and_embeddings(tied: bool) -> None:
-    model = build(ModelConfig(layers=2, tie_embeddings=tied), 100)
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    decayed, spared = ([names[id(parameter)] for parameter in group["params"]] for group in parameter_groups(model, 0.1))
-    assert all("proj" in name or name == "lm_head.weight" for name in decayed)
-    assert ("lm_head.weight" in decayed) != tied
-    assert sorted(spared) == sorted(name for name in names.values() if "norm" in name or "embed" in name)
+def test_the_width_rule_begins_wide_layers_smaller() -> None:
+    def made(reference: int) -> dict[str, torch.Tensor]:
+        model = build(ModelConfig(layers=1), 100)
+        materialise(model, CPU, 1, reference_hidden_size=reference)
+        return model.state_dict()
+
+    plain, scaled = made(0), made(64)  # the model is four times as wide
+    for name in ("model.layers.0.self_attn.q_proj.weight", "model.layers.0.mlp.down_proj.weight"):
+        torch.testing.assert_close(scaled[name], plain[name] / 2)
+    for name in ("model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"):
+        assert torch.equal(scaled[name], plain[name])
 
 
-@pytest.mark.parametrize("tied", [False, True])
-def test_the_saved_model_has_the_logits_of_the_trained_one(tied: bool, inputs: list[Manifest], tmp_path: Path) -> None:
-    config = tiny(tracker="none")
-    config.model.tie_embeddings = tied
-    empty = build(config.model, VOCABULARY, bos=0, eos=1)
-    with session(config, str(tmp_path)) as accelerator:
-        parallel = parallelize(accelerator, build(config.model, VOCABULARY, bos=0, eos=1), config)
-        save_model(whole_state(parallel), empty, inputs[1].folder / "tokenizer", tmp_path / "model", "fp32")
-        ids = torch.randint(0, VOCABULARY, (2, 30), generator=torch.Generator().manual_seed(0))
-        with torch.no_grad():
-            expected = parallel.model(input_ids=ids).logits
-            found = AutoModelForCausalLM.from_pretrained(str(tmp_path / "model"))(input_ids=ids).logits
-    assert torch.equal(found, expected)
+def test_rotary_frequencies_are_those_of_transformers() -> None:
+    config = ModelConfig(layers=1, rope_theta=500_000.0)
+    model = build(config, 100)
+    materialise(model, CPU, 0)
+    expected = LlamaForCausalLM(llama_config(config, 100)).model.rotary_emb
+    assert torch.equal(model.model.rotary_emb.inv_freq, expected.inv_freq)
+    assert torch.equal(model.model.rotary_emb.original_inv_freq, expected.original_inv_freq)
 
 
-@pytest.mark.parametrize("kind", ["wsd", "cosine", "linear"])
-def test_a_schedule_warms_up_peaks_and_ends_at_its_minimum(kind: str) -> None:
-    config = ScheduleConfig(kind=kind, warmup_steps=10, decay_fraction=0.2, minimum_ratio=0.1)
-    rates = [rate_ratio(config, step, 100) for step in range(100)]
-    assert rates[0] == pytest.approx(0.1)
-    assert rates[9] == 1.0
-    assert rates[-1] == pytest.approx(0.1)
-    assert all(later <= earlier for earlier, later in itertools.pairwise(rates[9:]))
-    if kind == "wsd":
-        assert set(rates[9:80]) == {1.0}
-        assert rates[80] < 1
-
-
-def test_without_warm_up_and_decay_the_rate_is_constant() -> None:
-    config = ScheduleConfig(kind="wsd", warmup_steps=0, decay_fraction=0)
-    assert {rate_ratio(config, step, 7) for step in range(7)} == {1.0}
+def test_a_training_model_has_the_weights_of_the_model_alone() -> None:
+    config = tiny()
+    module = build_training_model(config, VOCABULARY, Choices("fp32", False, "sdpa", "plain", ()), 1)
+    materialise(module, CPU, config.seed)
+    alone = build(config.model, VOCABULARY)
+    materialise(alone, CPU, config.seed)
+    assert {f"causal.{name}" for name in alone.state_dict()} == module.state_dict().keys()
+    assert all(torch.equal(value, module.state_dict()[f"causal.{name}"]) for name, value in alone.state_dict().items())

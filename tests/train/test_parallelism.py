@@ -14,6 +14,7 @@ from .strategy_ranks import Case, follows, leaves_out_exactly, train_cases, trai
 
 CASES = [
     Case("hsdp", {"name": "hsdp", "replicas": 2}, 4, micro_batch_size=1),
+    Case("hsdp-split-early", {"name": "hsdp", "replicas": 2}, 4, micro_batch_size=1, faults=False, deferred=False),
     Case("tensor", {"name": "fsdp2", "tensor": 2}, 4),
     Case("context", {"name": "fsdp2", "context": 2}, 4),
     Case("hsdp-tensor", {"name": "hsdp", "replicas": 2, "tensor": 2}, 4, faults=False),
@@ -23,6 +24,7 @@ CASES = [
 ]
 MESHES = {
     "hsdp": {"dp_replicate": 2, "dp_shard": 2},
+    "hsdp-split-early": {"dp_replicate": 2, "dp_shard": 2},
     "tensor": {"dp_shard": 2, "tp": 2},
     "context": {"dp_shard": 2, "cp": 2},
     "hsdp-tensor": {"dp_replicate": 2, "dp_shard": 1, "tp": 2},
@@ -131,8 +133,14 @@ def test_heads_that_cannot_be_shared_out_are_refused_with_what_can(settings: dic
     [
         ({"strategy": StrategyConfig(name="zero2"), "optimizer": OptimizerConfig(kind="muon")}, r"optimizer.kind: muon with strategy=zero2"),
         ({"strategy": StrategyConfig(name="fsdp2", tensor=2), "precision": "fp8"}, r"precision: fp8 with strategy.tensor=2"),
-        ({"strategy": StrategyConfig(name="fsdp2", context=4), "sequence_length": 30, "global_batch_tokens": 240}, r"strategy.context: 4 does not divide sequence_length"),
-        ({"strategy": StrategyConfig(name="fsdp2", tensor=2), "model": ModelConfig(hidden_size=36, heads=3, kv_heads=3)}, r"strategy.tensor: 2 does not divide heads"),
+        (
+            {"strategy": StrategyConfig(name="fsdp2", context=4), "sequence_length": 30, "global_batch_tokens": 240},
+            r"strategy.context: 4 does not divide sequence_length",
+        ),
+        (
+            {"strategy": StrategyConfig(name="fsdp2", tensor=2), "model": ModelConfig(hidden_size=36, heads=3, kv_heads=3)},
+            r"strategy.tensor: 2 does not divide heads",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_before_a_rank_starts(settings: dict[str, Any], message: str) -> None:

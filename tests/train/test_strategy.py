@@ -97,7 +97,7 @@ def test_a_whole_run_on_several_ranks_is_that_of_one(
     strategy: StrategyConfig, ranks: int, settings: dict[str, Any], inputs: list[Manifest], tmp_path: Path
 ) -> None:
     alone = pretrain.run(tiny(**settings), inputs, tmp_path / "single")
-    together = pretrain.run(tiny(tracker="none", strategy=strategy, cluster=ClusterConfig(processes=ranks), **settings), inputs, tmp_path / "several")
+    together = pretrain.run(tiny(strategy=strategy, cluster=ClusterConfig(processes=ranks), **settings), inputs, tmp_path / "several")
     assert together.metrics["strategy"]["name"] == strategy.name
     assert together.metrics["strategy"]["ranks"] == ranks
     np.testing.assert_allclose(losses(together.folder), losses(alone.folder), rtol=1e-4)

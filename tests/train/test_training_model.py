@@ -1,5 +1,6 @@
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from transformers import (
 )
 
 from iberlm.core.errors import ConfigError, ResourceError
+from iberlm.core.ranks import run_ranks
 from iberlm.train.attention import EAGER, FLEX, IMPLEMENTATION, SDPA, VARLEN
 from iberlm.train.config import ModelConfig, ObjectiveConfig
 from iberlm.train.cross_entropy import IGNORED
@@ -106,6 +108,13 @@ def test_a_packed_row_is_its_documents_each_alone(name: str, kind: str) -> None:
     assert len(gradients) == len(list(model.parameters()))
     for key, value in model.named_parameters():
         torch.testing.assert_close(gradients[key], value.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_more_documents_than_promised_spoil_the_step() -> None:
+    model, batch, scale = model_of(SHAPES["llama"], VARLEN), packed(15, 20, 13), torch.tensor(1.0)
+    expected, _ = model(*batch, scale)
+    assert torch.equal(model(*batch, scale, documents=4)[0], expected)
+    assert model(*batch, scale, documents=3)[0].isnan()
 
 
 def test_flex_attention_has_the_losses_of_sdpa() -> None:
@@ -254,7 +263,7 @@ def test_tied_embeddings_stay_tied() -> None:
     assert module.causal.lm_head.weight.grad is not None
 
 
-def test_a_sliding_window_and_documents_cannot_be_had_together(tmp_path: Any) -> None:
+def test_a_sliding_window_and_documents_cannot_be_had_together(tmp_path: Path) -> None:
     shape = Gemma3TextConfig(**SIZE, num_key_value_heads=2, intermediate_size=64, head_dim=8, sliding_window=16, pad_token_id=0)
     AutoModelForCausalLM.from_config(shape).save_pretrained(tmp_path / "gemma")
     choices = Choices("fp32", False, SDPA, CHUNKED, ())
@@ -267,3 +276,11 @@ def test_a_sliding_window_and_documents_cannot_be_had_together(tmp_path: Any) ->
     found = module.token_losses(inputs, targets, positions)
     logits = AutoModelForCausalLM.from_pretrained(tmp_path / "gemma")(input_ids=inputs).logits
     torch.testing.assert_close(found, cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none"))
+
+
+def test_the_loss_is_the_same_inside_sharded_and_replicated_models(tmp_path: Path) -> None:
+    # of sizes that two ranks do not divide
+    shape = Qwen2Config(**SIZE | {"vocab_size": 301}, num_key_value_heads=2, intermediate_size=65, tie_word_embeddings=True)
+    AutoModelForCausalLM.from_config(shape).save_pretrained(tmp_path)
+    run_ranks("tests.train.training_model_ranks", [str(tmp_path)], 2)
+    assert (tmp_path / "done").is_file()

@@ -133,6 +133,15 @@ def cumulative_lengths(positions: torch.Tensor, limit: int = 0) -> torch.Tensor:
     return firsts.to(torch.int32)[None, None, None]
 
 
+def documents_limit(positions: torch.Tensor) -> int:
+    """A `limit` for `cumulative_lengths` from positions on the host, int[micro steps, rows, S]: the most documents of a micro step, rounded up to a
+    power of two, so that few shapes come up to compile for."""
+    starts = positions == 0
+    starts[..., 0] = True
+    most = int(starts.flatten(-2).sum(-1).max())
+    return max(64, 1 << (most - 1).bit_length())
+
+
 def varlen_missing(head_size: int, device: torch.device) -> str:
     """Why variable-length attention cannot be had here; empty when it can."""
     if device.type == "cpu":

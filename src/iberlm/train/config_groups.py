@@ -128,8 +128,8 @@ class ObjectiveConfig:
     """Factor of the squared log-sum-exp of the logits, a token, added to the loss that is minimised (PaLM: 1e-4). The loss that is shown is without it."""
     goldfish_k: int = 0
     """Goldfish loss (Hans et al., 2024): every k-th token, chosen by a hash of the tokens before it, is left out of the loss. 0: off; 3 to 50 are usual."""
-    goldfish_context: int = 50
-    """Tokens that the hash of the goldfish loss covers: the same passage always loses the same tokens."""
+    goldfish_context: int = 13
+    """Tokens that the hash of the goldfish loss covers. The same passage loses the same tokens from so many on: a long context leaves short passages whole."""
     cross_entropy: str = place(AUTO)
     """plain: all logits at once; chunked: some thousand tokens at a time, with their gradient; liger: its fused kernel (CUDA and ROCm). auto chooses
     and says what."""

@@ -57,7 +57,9 @@ def quiet_deepspeed() -> None:
     # on CPU ranks it would compile a shared-memory all-reduce with g++ and ninja at first use, for a minute, on every rank
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=r"`torch\.distributed\.(all_gather_into_tensor|reduce_scatter_tensor)` is deprecated", category=FutureWarning)  # its calls
+    warnings.filterwarnings(
+        "ignore", message=r"`torch\.distributed\.(all_gather_into_tensor|reduce_scatter_tensor)` is deprecated", category=FutureWarning
+    )  # its calls
 
 
 def leave() -> None:

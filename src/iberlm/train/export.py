@@ -1,19 +1,18 @@
 """The end of a run: whole weights from any strategy, and a Hugging Face folder of them."""
 
-import contextlib
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
-from transformers.utils import logging
 
 from iberlm.core.errors import CorruptError
 from iberlm.core.files import TEMPORARY_SUFFIX, disk_errors, fsync, write_json
 from iberlm.train.checkpoint_state import named_buffers, named_parameters, plain_name
+from iberlm.train.generations import no_bars
 from iberlm.train.model import DTYPES
 from iberlm.train.strategy import Parallel
 from iberlm.train.weights import read_json
@@ -56,7 +55,7 @@ def save_model(state: dict[str, torch.Tensor], empty: PreTrainedModel, tokenizer
     """
     check_names(state.keys(), empty, "the state")
     temporary = path.with_name(f".{path.name}{TEMPORARY_SUFFIX}")
-    with disk_errors(path), _no_bars():
+    with disk_errors(path), no_bars():
         shutil.rmtree(temporary, ignore_errors=True)
         empty.load_state_dict({name: in_precision(tensor, precision) for name, tensor in state.items()}, assign=True, strict=False)
         empty.tie_weights()
@@ -109,15 +108,3 @@ def publish_folder(temporary: Path, path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
     temporary.replace(path)
     fsync(path.parent)
-
-
-@contextlib.contextmanager
-def _no_bars() -> Iterator[None]:
-    # transformers draws progress bars into log files
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

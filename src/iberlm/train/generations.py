@@ -27,13 +27,14 @@ Logits = Callable[[torch.Tensor], torch.Tensor]
 def write_generations(config: PretrainConfig, model_folder: Path, path: Path) -> None:
     """Continuations of the prompts by the saved model: [{language, prompt, text}], the text with its prompt."""
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(model_folder))
-    with _no_bars():
+    with no_bars():
         model = AutoModelForCausalLM.from_pretrained(str(model_folder))
     write_json(path, [{"language": tag, "prompt": prompt, "text": _continue(model, tokenizer, prompt, config)} for tag, prompt in config.prompts.items()])
 
 
 @contextlib.contextmanager
-def _no_bars() -> Iterator[None]:
+def no_bars() -> Iterator[None]:
+    """Inside, transformers draws no progress bars."""
     # transformers draws progress bars into log files
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()

@@ -101,15 +101,17 @@ def _bf16(device: torch.device) -> tuple[bool, str]:
         return native, f"{name} {'multiplies bf16 natively' if native else 'has no bf16 units (compute capability 8.0 and later have)'}"
     if device.type != "cpu":
         return False, f"nothing is known of bf16 on {device.type}"
-    flags = cpu_flags() & {"avx512_bf16", "amx_bf16", "bf16"}
-    return bool(
-        flags
-    ), f"the processor multiplies bf16 natively ({', '.join(sorted(flags))})" if flags else "the processor has no bf16 units (AVX512_BF16, AMX)"
+    return bf16_units(cpu_flags())
 
 
-def cpu_flags() -> set[str]:
+def bf16_units(flags: set[str]) -> tuple[bool, str]:
+    """Whether a processor with these instruction sets multiplies bf16 itself, and which of them say so."""
+    found = sorted(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+    return bool(found), f"the processor multiplies bf16 natively ({', '.join(found)})" if found else "the processor has no bf16 units (AVX512_BF16, AMX)"
+
+
+def cpu_flags(path: Path = Path("/proc/cpuinfo")) -> set[str]:
     """Instruction sets of the processor, as Linux names them; empty elsewhere."""
-    path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     line = next((line for line in lines if line.startswith(("flags", "Features"))), "")
     return set(line.partition(":")[2].split())

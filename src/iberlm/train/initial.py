@@ -2,6 +2,8 @@
 
 import functools
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ from safetensors import safe_open
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from iberlm.core.errors import ConfigError, CorruptError, DataError
@@ -110,41 +114,46 @@ def load_weights(causal: PreTrainedModel, folder: str | Path) -> None:
     model does not have, or that have another shape, before anything is read; `ConfigError` where there are only pickles; `CorruptError`.
     """
     folder = Path(folder)
-    shards = read_shards(folder)
-    wanted = _tensors(causal)
-    files = {name: file for file, entries in shards.items() for name in entries}
-    shapes = {name: entry.shape for entries in shards.values() for name, entry in entries.items()}
-    copies = _tied_copies(causal)
-    missing = sorted(wanted.keys() - files.keys())
-    # a tied matrix may be stored under either name, or both; and old files hold buffers that are computed now
-    sources = {name: next(other for other in copies.get(name, []) if other in files) for name in missing if any(o in files for o in copies.get(name, []))}
-    missing = [name for name in missing if name not in sources]
-    known = wanted.keys() | {copy for group in copies.values() for copy in group} | {name for name, _ in causal.named_buffers()}
-    unexpected = sorted(name for name in files if name not in known and not name.endswith("rotary_emb.inv_freq"))
-    wrong = [name for name in wanted if (at := sources.get(name, name)) in shapes and list(wanted[name].shape) != shapes[at]]
-    if missing or unexpected or wrong:
-        raise DataError(
-            f"{folder}: initial_model: its tensors are not those of {type(causal).__name__}: "
-            + "; ".join(_problems(missing, unexpected, wrong, wanted, shapes))
-        )
-    by_file: dict[str, list[str]] = {}
-    for name in wanted:
-        by_file.setdefault(files[sources.get(name, name)], []).append(name)
-    for file, names in by_file.items():
-        with safe_open(folder / file, "pt") as tensors:
-            for name in names:
-                _fill(wanted[name], tensors, sources.get(name, name))
-
-
-def _problems(missing: list[str], unexpected: list[str], wrong: list[str], wanted: dict[str, torch.Tensor], shapes: dict[str, list[int]]) -> list[str]:
-    def some(names: list[str]) -> str:
-        return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-    problems = [f"missing {some(missing)}"] * bool(missing) + [f"unexpected {some(unexpected)}"] * bool(unexpected)
+    shards, wanted = read_shards(folder), _tensors(causal)
+    renamings = [entry for entry in get_model_conversion_mapping(causal) if isinstance(entry, WeightRenaming)]
+    found: dict[str, tuple[str, str, list[int]]] = {}
+    """By the model's name: the file, the name in it, the shape."""
+    for file, entries in shards.items():
+        for stored, entry in entries.items():
+            found[_own_name(stored, renamings, causal.base_model_prefix, wanted)] = (file, stored, entry.shape)
+    for name, copies in _tied_copies(causal).items():  # a tied matrix may be stored under either name, or both
+        for copy in copies:
+            if copy in found:
+                found.setdefault(name, found.pop(copy))
+    missing = sorted(wanted.keys() - found.keys())
+    known = wanted.keys() | {name for name, _ in causal.named_buffers()} | {copy for copies in _tied_copies(causal).values() for copy in copies}
+    ignored = [re.compile(pattern) for pattern in (*(causal._keys_to_ignore_on_load_unexpected or ()), r"rotary_emb\.inv_freq$")]
+    unexpected = sorted(found[name][1] for name in found.keys() - known if not any(pattern.search(name) for pattern in ignored))
+    wrong = [name for name in wanted if name in found and list(wanted[name].shape) != found[name][2]]
+    problems = [f"missing {_some(missing)}"] * bool(missing) + [f"unexpected {_some(unexpected)}"] * bool(unexpected)
     if wrong:
         first = wrong[0]
-        problems.append(f"of another shape {some(wrong)} (the first is {shapes.get(first)}, config.json says {list(wanted[first].shape)})")
-    return problems
+        problems.append(f"of another shape {_some(wrong)} (the first is {found[first][2]}, {CONFIGURATION} says {list(wanted[first].shape)})")
+    if problems:
+        raise DataError(f"{folder}: initial_model: its tensors are not those of {type(causal).__name__}: {'; '.join(problems)}")
+    for file in shards:
+        with safe_open(folder / file, "pt") as tensors:
+            for name, target in wanted.items():
+                if found[name][0] == file:
+                    _fill(target, tensors, found[name][1])
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _own_name(stored: str, renamings: list[Any], prefix: str, wanted: Mapping[str, torch.Tensor]) -> str:
+    """The model's name of a tensor in a file: transformers has renamed some over time, and files of a decoder alone lack its prefix."""
+    name = stored
+    for renaming in renamings:
+        name = renaming.rename_source_key(name)[0]
+    whole = f"{prefix}.{name}"
+    return whole if name not in wanted and whole in wanted else name
 
 
 def _tensors(causal: PreTrainedModel) -> dict[str, torch.Tensor]:

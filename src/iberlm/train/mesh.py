@@ -116,7 +116,9 @@ def check_strategy(config: PretrainConfig, world: int, local_world: int) -> Layo
     layout = plan_layout(strategy, world, local_world)
     if strategy.name in DEEPSPEED:
         if importlib.util.find_spec("deepspeed") is None:
-            raise ResourceError(f"strategy={strategy.name} needs DeepSpeed, which is not installed here: pip install deepspeed, or choose fsdp2, which needs nothing")
+            raise ResourceError(
+                f"strategy={strategy.name} needs DeepSpeed, which is not installed here: pip install deepspeed, or choose fsdp2, which needs nothing"
+            )
         if config.optimizer.kind == MUON:
             raise ConfigError(
                 f"optimizer.kind: muon with strategy={strategy.name}: DeepSpeed cuts matrices into flat pieces and Muon needs them whole; "

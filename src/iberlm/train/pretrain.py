@@ -10,9 +10,10 @@ from pathlib import Path
 from iberlm.core.manifest import Manifest
 from iberlm.core.ranks import run_ranks
 from iberlm.core.stage import Record, run_stage
-from iberlm.train.config import CHECKSUMS, PretrainConfig, accumulation_steps, check_world
+from iberlm.train.config import CHECKSUMS, PretrainConfig, accumulation_steps
 from iberlm.train.frozen import Inputs, freeze
 from iberlm.train.inputs import check_gates, check_model, check_tokenizer, verify_store
+from iberlm.train.mesh import check_strategy
 from iberlm.train.state import STATE
 from iberlm.train.trackers import check_tracker
 
@@ -42,7 +43,7 @@ def run(config: PretrainConfig, inputs: list[Manifest], out: Path, *, launcher: 
 
         # what does not fit is told before anything starts
         check_tracker(config.tracker)
-        check_world(config.strategy, config.cluster.processes)
+        check_strategy(config, config.cluster.processes, config.cluster.processes)
         accumulation_steps(config, config.cluster.processes)
         if config.verify_store == CHECKSUMS:
             for store in stores:

@@ -60,6 +60,7 @@ class Parallel:
     """DeepSpeed's step; None under the other strategies."""
     _whole: list[nn.Parameter] = field(default_factory=list)
     _last: bool = True
+    _shares: dict[tuple[int, ...], torch.Tensor] = field(default_factory=dict)
 
     @property
     def rank(self) -> int:
@@ -158,14 +159,16 @@ class Parallel:
         ranks that have the same, and one sum over all ranks makes it whole.
         """
         # the optimisers' parameters, not the module's: under FSDP those may be whole ones that a forward pass has left
-        held = (parameter for optimizer in self.optimizers for group in optimizer.param_groups for parameter in group["params"])
-        pairs = [(parameter, parameter.grad) for parameter in held if parameter.grad is not None]
+        held = [parameter for optimizer in self.optimizers for group in optimizer.param_groups for parameter in group["params"]]
+        pairs = [(number, parameter.grad) for number, parameter in enumerate(held) if parameter.grad is not None]
         gradients = [gradient.to_local() if isinstance(gradient, DTensor) else gradient for _, gradient in pairs]
         squares = torch.stack(torch._foreach_norm(gradients, 2)).float().square()
         if not isinstance(self.model, FSDPModule):  # all ranks have all of it
             return squares.sum().sqrt(), gradients
-        shares = torch.tensor([_shards(parameter) / self.world for parameter, _ in pairs])
-        total = (squares * shares.to(self.device, non_blocking=True)).sum()
+        present = tuple(number for number, _ in pairs)
+        if present not in self._shares:  # once: a copy to the device in every step would have the host wait for it
+            self._shares[present] = torch.tensor([_shards(held[number]) / self.world for number in present], device=self.device)
+        total = (squares * self._shares[present]).sum()
         dist.all_reduce(total)
         return total.sqrt(), gradients
 
@@ -279,9 +282,7 @@ def parallelize(accelerator: Accelerator, module: TrainingModel, config: Pretrai
             when = "once a step" if deferred else "in each micro step: kept whole they would take too much memory"
             say(f"strategy {name}: gradients are split over the ranks {when}")
     whole = whole_parameters(module, TP) if tensor_group is not None else []
-    return Parallel(
-        accelerator, model, module, optimizers, accumulation, config.clip_norm, layout, verified, tensor_group, deferred, stepper, whole
-    )
+    return Parallel(accelerator, model, module, optimizers, accumulation, config.clip_norm, layout, verified, tensor_group, deferred, stepper, whole)
 
 
 def _shard(module: TrainingModel, layout: Layout, config: PretrainConfig, choices: Choices, device: str) -> dist.ProcessGroup | None:

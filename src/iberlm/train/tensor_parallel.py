@@ -5,6 +5,8 @@ layer needs two sums over the ranks forward and two backward. The plan is the on
 are whole on each rank and see the same activations everywhere.
 """
 
+import logging
+
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -29,6 +31,8 @@ def split_layers(causal: PreTrainedModel, mesh: DeviceMesh) -> None:
     if not plan or unknown:
         found = f"asks for {', '.join(unknown)}" if plan else "is missing"
         raise ConfigError(f"strategy.tensor: the plan of transformers for {causal.config.model_type} models {found}; choose strategy.tensor=1")
+    # to gather a matrix that is split twice takes two steps, which torch warns of; it is done for samples and the exported model only
+    logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
     styles: dict[str, ParallelStyle] = {path: STYLES[style]() for path, style in plan.items()}
     parallelize_module(causal.base_model, mesh, styles)
 

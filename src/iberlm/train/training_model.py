@@ -61,7 +61,8 @@ class TrainingModel(nn.Module):
 
         inputs, targets (IGNORED where not counted), positions, groups: int64[rows, S]; `whole_positions` int64[rows, W] under
         context parallelism, where the others are this rank's columns. `scale` float32[]. `documents`: an upper bound of the
-        documents in the micro batch, known to the host, which makes variable-length attention cheaper; 0: unknown.
+        documents in the micro batch, known to the host (see `attention.documents_limit`), without which variable-length attention
+        on a GPU wastes time on documents that could have been; 0: unknown. Where there are more, the loss is NaN.
 
         Returns (loss float32[] = scale * sum over targets of cross-entropy + z_loss * logsumexp^2, sums float32[2, G]: summed
         cross-entropy and number of targets by group, detached, the same bits whatever order a device adds in); or float32[rows * S],
@@ -83,6 +84,9 @@ class TrainingModel(nn.Module):
                 loss, losses = cross_entropy.liger(hidden, weight, flat, scale, self.z_loss)
             else:
                 loss, losses = cross_entropy.chunked(hidden, weight, flat, scale, self.z_loss, self.kernel)
+        if documents and mask is not None:
+            # more documents than the host promised would run into each other: such a step must not count
+            loss = torch.where(((positions if whole_positions is None else whole_positions) == 0).sum() > documents, float("nan"), loss)
         return loss, group_sums(losses, flat, groups.flatten(), self.groups)
 
     def token_losses(self, inputs: torch.Tensor, targets: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:

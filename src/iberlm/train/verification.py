@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from iberlm.core.errors import ResourceError
 from iberlm.train import deepspeed_engine
-from iberlm.train.config_groups import DDP, SINGLE, ZERO1, ZERO3, StrategyConfig
+from iberlm.train.config_groups import DDP, SINGLE, ZERO3, StrategyConfig
 from iberlm.train.context_parallel import PREFIX
 from iberlm.train.mesh import DP_REPLICATE, DP_SHARD, DP_SHARD_CP, TP, Layout
 from iberlm.train.training_model import TrainingModel
@@ -109,24 +109,26 @@ def _check_deepspeed(model: nn.Module, name: str, accelerator: Accelerator) -> i
     found = engine.zero_optimization_stage()
     _found(name, found == stage, f"ZeRO stage {found}")
     optimizer, kind = engine.optimizer, type(engine.optimizer).__name__
-    kinds = ("DeepSpeedZeroOptimizer_Stage3",) if name == ZERO3 else ("DeepSpeedZeroOptimizer", "BF16_Optimizer") if name == ZERO1 else ("DeepSpeedZeroOptimizer",)
-    _found(name, kind in kinds, f"the optimiser {kind}")
+    # zero1 with bf16 weights and fp32 sums is a class of its own in DeepSpeed
+    wanted = {1: ("DeepSpeedZeroOptimizer", "BF16_Optimizer"), 2: ("DeepSpeedZeroOptimizer",), 3: ("DeepSpeedZeroOptimizer_Stage3",)}[stage]
+    _found(name, kind in wanted, f"the optimiser {kind}")
     if kind == "DeepSpeedZeroOptimizer":
-        _found(name, bool(optimizer.partition_gradients) == (stage > 1), "gradients that are partitioned" if stage == 1 else "gradients that are not partitioned")
+        split = bool(optimizer.partition_gradients)
+        _found(name, split == (stage > 1), f"gradients that are {'' if split else 'not '}partitioned")
     _ranks_agree(name, deepspeed_engine.ranks_that_share(engine))
     if name != ZERO3:
         return 0
     parameters = list(engine.module.parameters())
     _found(name, all(hasattr(parameter, "ds_tensor") for parameter in parameters), "parameters that are not partitioned")
-    split = [parameter.ds_numel for parameter in parameters if not parameter.ds_persist]
-    _found(name, sum(split) > 0, "parameters that are all whole")
-    return int(sum(split))
+    numbers = [parameter.ds_numel for parameter in parameters if not parameter.ds_persist]
+    _found(name, sum(numbers) > 0, "parameters that are all whole")
+    return int(sum(numbers))
 
 
 def _backend(device: torch.device) -> str:
     if not dist.is_initialized():
         return "no process group"
-    return "nccl, gloo" if device.type == "cuda" else str(dist.get_backend())
+    return str(dist.get_backend_config() if device.type == "cuda" else dist.get_backend())
 
 
 def _found(asked: str, condition: bool, found: str) -> None:

@@ -217,6 +217,8 @@ def _announce(config: PretrainConfig, text: Text, parameters: int, choices: Choi
     elif text.vocabulary_size != config.model.vocabulary_size:
         say(f"pretrain: the tokenizer has {text.vocabulary_size} tokens, not the recipe's nominal {config.model.vocabulary_size}: the tokenizer decides")
     say(f"pretrain: {name}, {parameters:,} parameters; {config.total_steps} steps of {config.global_batch_tokens} tokens")
+    if text.data.canaries is not None:
+        say(f"pretrain: canaries stand in the place of {text.data.canaries.planted_tokens:,} training tokens")
     for line in (*choices.reasons, *text.data.plan_lines()):
         say(f"pretrain: {line}")
 
@@ -248,7 +250,8 @@ def _samples(run: loop.Run, tokenizer: PreTrainedTokenizerBase, done: int) -> No
 
 
 def _extract(canaries: Canaries, out: Path, device: torch.device) -> dict[str, Any]:
-    model = AutoModelForCausalLM.from_pretrained(str(out / export.MODEL)).to(device)
+    with generations.no_bars():
+        model = AutoModelForCausalLM.from_pretrained(str(out / export.MODEL)).to(device)
     found = canaries.extract(model, device)
     write_json(out / MEMORISATION, found)
     return found
