@@ -142,7 +142,7 @@ def ranks_of(process: "subprocess.Popen[bytes]", ranks: int) -> dict[int, int]:
 
 def kill_at_random(run: Run, generator: random.Random, tally: Tally, seconds: float) -> bool:
     """Start the command and kill a random rank at a random moment; False when it ended by itself before. `seconds`: how long a start may take."""
-    moment = generator.choices(("step", "checkpoint", "clock"), (5, 3, 2))[0]
+    moment = generator.choices(("step", "checkpoint", "clock"), (6, 3, 1))[0]
     delay = generator.uniform(0, {"step": 0.2, "checkpoint": 0.01, "clock": seconds}[moment])
     target, reached, began, process = run.saved() + generator.randint(1, 6), False, time.monotonic(), run.start()
     while process.poll() is None:

@@ -25,14 +25,16 @@ from torch.utils.data import DataLoader, Dataset
 class Windows(Dataset):
     """Windows of sequence_length + 1 ids; notes when each was asked for."""
 
-    def __init__(self, path, dtype, sequence_length):
-        self.ids, self.length, self.asked = np.memmap(path, dtype=dtype, mode="r"), sequence_length, []
+    def __init__(self, job):
+        self.ids, self.length = np.memmap(job["ids"], dtype=job["dtype"], mode="r"), job["sequence_length"]
+        self.now, self.asked, self.wall = getattr(time, job["clock"]), [], []
 
     def __len__(self):
         return (len(self.ids) - 1) // self.length
 
     def __getitem__(self, index):
-        self.asked.append(time.monotonic())
+        self.asked.append(self.now())
+        self.wall.append(time.monotonic())
         return torch.from_numpy(self.ids[index * self.length : (index + 1) * self.length + 1].astype(np.int64))
 
 
@@ -41,7 +43,7 @@ class Data(DataModule):
 
     def __init__(self, job):
         super().__init__()
-        self.job, self.train = job, Windows(job["ids"], job["dtype"], job["sequence_length"])
+        self.job, self.train = job, Windows(job)
 
     def connect(self, tokenizer=None, batch_size=1, max_seq_length=None):
         self.batch_size = batch_size
@@ -50,7 +52,7 @@ class Data(DataModule):
         return DataLoader(self.train, batch_size=self.batch_size, drop_last=True)
 
     def val_dataloader(self):
-        return DataLoader(Windows(self.job["ids"], self.job["dtype"], self.job["sequence_length"]), batch_size=self.batch_size)
+        return DataLoader(Windows(self.job), batch_size=self.batch_size)
 
 
 def settings(model, sequence_length):
@@ -101,7 +103,8 @@ def main():
     # a step begins when its first window is asked for; the loop asks for one batch more than it trains on, which ends the last
     begins = data.train.asked[::samples][: job["steps"] + 1]
     seconds = [later - sooner for sooner, later in itertools.pairwise(begins)]
-    result = {"seconds": seconds, "first": begins[1] - job["spawned"], "versions": {name: version(name) for name in ("litgpt", "lightning", "torch")}}
+    versions = {name: version(name) for name in ("litgpt", "lightning", "torch")}
+    result = {"seconds": seconds, "first": data.train.wall[samples] - job["spawned"], "versions": versions}
     Path(job["result"]).write_text(json.dumps(result))
 
 

@@ -8,6 +8,7 @@ from types import TracebackType
 import numpy as np
 import torch
 
+from iberlm.train.attention import documents_limit
 from iberlm.train.data import TrainingData, rank_numbers
 
 
@@ -20,6 +21,8 @@ class Share:
     """int32[4, accumulation, micro_batch_size, sequence_length]: inputs, targets (`IGNORED` where not counted), positions, groups; pinned when asked for."""
     targets: int
     """Targets that are not `IGNORED`."""
+    documents: int
+    """No micro step has parts of more documents, for `TrainingModel.forward`."""
 
 
 class Batches:
@@ -122,4 +125,4 @@ class Batches:
         # pinned memory comes from torch's own cache, which gives none away again before the copies from it are done
         arrays = torch.empty(shape, dtype=torch.int32, pin_memory=self._pin)
         _, targets = self._data.build(np.concatenate(numbers), arrays.numpy().reshape(4, -1, shape[-1]))
-        return Share(block, arrays, targets)
+        return Share(block, arrays, targets, documents_limit(arrays[2]))

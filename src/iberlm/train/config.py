@@ -85,7 +85,7 @@ class PretrainConfig(StageConfig):
     compile: str = place(AUTO)
     """on: torch.compile, each decoder layer. auto: where it will pay for itself."""
     attention: str = place(AUTO)
-    """sdpa everywhere; flex and varlen (CUDA, ROCm) skip what document masking hides instead of computing it. auto chooses."""
+    """sdpa with a mask, everywhere; varlen (CPU, CUDA, ROCm) and flex (CUDA, ROCm) skip what document masking hides instead of computing it. auto chooses."""
     activation_checkpointing: str = place("none")
     """none keeps all activations; selective recomputes all but the matrix products' and attention's results; full keeps each layer's input only."""
     log_every_steps: int = place(10)

@@ -130,7 +130,9 @@ def optimise(run: Run, step: int, stop: StopFlag) -> Pending:
         whole = arrays[:, micro].long()
         inputs, labels, positions, groups = parallel.slice_sequence(whole)
         with parallel.accumulating(last=micro == parallel.accumulation - 1):
-            loss, found = parallel.model(inputs=inputs, targets=labels, positions=positions, groups=groups, scale=scale, whole_positions=whole[2])
+            loss, found = parallel.model(
+                inputs=inputs, targets=labels, positions=positions, groups=groups, scale=scale, whole_positions=whole[2], documents=share.documents
+            )
             parallel.backward(loss)
         sums += found
     sums = parallel.all_reduce(sums)

@@ -30,7 +30,7 @@ from iberlm.train.data import VALIDATION, TrainingData, fingerprint, open_split,
 from iberlm.train.energy import EnergyMeter
 from iberlm.train.flops import Shape, flops_per_token, peak_tflops
 from iberlm.train.frozen import Inputs, freeze, thaw  # noqa: F401
-from iberlm.train.hardware import Choices, choose
+from iberlm.train.hardware import Choices, choose, keep_freed_memory
 from iberlm.train.hooks import HookContext, load_hooks, run_hooks
 from iberlm.train.initial import check_vocabulary
 from iberlm.train.model import parameter_count
@@ -67,6 +67,7 @@ def train_rank(config: PretrainConfig, inputs: Inputs, out: Path) -> loop.Run:
     Returns what it trained with, for `core.ranks.rank_main` to keep until the process ends.
     """
     device = pick_device(config)
+    kept = keep_freed_memory(device)
     hooks = load_hooks(config.monitor.hooks)
     check_tracker(config.tracker)
     text = open_text(config, inputs)
@@ -77,6 +78,8 @@ def train_rank(config: PretrainConfig, inputs: Inputs, out: Path) -> loop.Run:
     with session(config, choices, str(out)) as accelerator:
         if accelerator.is_main_process:
             _announce(config, text, parameters, choices)
+            if kept:
+                say("pretrain: memory that a step frees is kept for the next one (mallopt)")
         parallel = parallelize(accelerator, module, config, choices)
         if config.objective.document_masking:
             _prove_masking(parallel, config, text.vocabulary_size)
