@@ -144,7 +144,7 @@ def _compile(config: PretrainConfig, device: torch.device, precision: str, param
     seconds = 6 * parameters * steps * config.global_batch_tokens / rate / (readers / _ranks_here(readers))
     return (
         seconds > COMPILE_SECONDS,
-        f"the run would take about {seconds / 60:,.0f} minutes without (6 x parameters x tokens at {rate / 1e9:,.0f} GFLOP/s), "
+        f"the run would take about {max(seconds / 60, 0.1):,.1f} minutes without (6 x parameters x tokens at {rate / 1e9:,.0f} GFLOP/s), "
         f"{'more' if seconds > COMPILE_SECONDS else 'less'} than the {COMPILE_SECONDS / 60:.0f} from which on it pays",
     )
 
