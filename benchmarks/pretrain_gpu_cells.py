@@ -31,7 +31,7 @@ from iberlm.train.config import CheckpointConfig, ModelConfig, ObjectiveConfig, 
 from iberlm.train.data import open_training
 from iberlm.train.energy import EnergyMeter
 from iberlm.train.flops import Shape, flops_per_token, parameters, peak_tflops
-from iberlm.train.hardware import Choices, choose
+from iberlm.train.hardware import Choices, choose, keep_freed_memory
 from iberlm.train.model import materialise
 from iberlm.train.optimizer import build_optimizers
 from iberlm.train.state import TrainingState
@@ -301,6 +301,7 @@ def choices_of(job: dict[str, Any], config: PretrainConfig) -> Choices:
 def parts(job: dict[str, Any]) -> dict[str, Any]:
     """Our model and optimiser in the bare loop."""
     config, device = settings_of(job, candidates(job)[0]), device_of(job)
+    keep_freed_memory(device)
     choices = choices_of(job, config)
     module = build_training_model(config, config.model.vocabulary_size, choices, groups=3)
     transform_layers(module, config, choices)
@@ -335,6 +336,7 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
     """This project's loop as it is, without checkpoints and validation."""
     clock, device, out = Clock(job), device_of(job), Path(job["folder"]) / job["side"].replace(" ", "-")
     out.mkdir(exist_ok=True)
+    keep_freed_memory(device)
     config = settings_of(job, candidates(job)[0])
     choices = choices_of(job, config)
     data = open_training(config, read_manifest(Path(job["folder"]) / "tokenize"), config.model.vocabulary_size, bos=BOS)
@@ -353,12 +355,13 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
             for optimizer in parallel.optimizers:
                 optimizer.zero_grad(set_to_none=True)
             with opened(micro) as batches:
-                arrays = batches.get(0).arrays.to(device, non_blocking=True)
+                share, scale = batches.get(0), torch.ones((), device=device)
+                arrays = share.arrays.to(device, non_blocking=True)
                 for number in range(2):
-                    inputs, targets, positions, groups = arrays[:, number % arrays.shape[1]].long()
-                    scale = torch.ones((), device=device)
+                    names = ("inputs", "targets", "positions", "groups")
+                    given = dict(zip(names, arrays[:, number % arrays.shape[1]].long(), strict=True))
                     with parallel.accumulating(last=False):
-                        parallel.backward(parallel.model(inputs=inputs, targets=targets, positions=positions, groups=groups, scale=scale)[0])
+                        parallel.backward(parallel.model(**given, scale=scale, documents=share.documents)[0])
             for optimizer in parallel.optimizers:
                 optimizer.zero_grad(set_to_none=True)
 

@@ -34,6 +34,8 @@ from pretrain_inputs import MODEL_TINY, make_inputs
 from iberlm.core.files import sha256_file
 
 STEPS = 60
+MOMENTS = {"step": 6, "checkpoint": 3, "clock": 1}
+"""What a kill waits for, and how often."""
 TOLERANCE = 1e-3
 """Of a loss on another number of ranks: sums are then taken in another order."""
 SETTINGS = [
@@ -50,7 +52,8 @@ SETTINGS = [
     "max_new_tokens=2",
 ]
 WORLDS = {"single": ("single", 1), "ddp": ("ddp", 2), "fsdp2": ("fsdp2", 2)}
-SHARES = {"single": 0.5, "ddp": 0.2, "fsdp2": 0.2, "elastic": 0.1}
+ELASTIC = "elastic"
+SHARES = {"single": 0.5, "ddp": 0.2, "fsdp2": 0.2, ELASTIC: 0.1}
 """Of the kills: two ranks take twice as long to start."""
 AGES = (("ddp", 2), ("single", 1), ("fsdp2", 3))
 """Strategies and ranks of the elastic run, one after the other."""
@@ -142,7 +145,9 @@ def ranks_of(process: "subprocess.Popen[bytes]", ranks: int) -> dict[int, int]:
 
 def kill_at_random(run: Run, generator: random.Random, tally: Tally, seconds: float) -> bool:
     """Start the command and kill a random rank at a random moment; False when it ended by itself before. `seconds`: how long a start may take."""
-    moment = generator.choices(("step", "checkpoint", "clock"), (6, 3, 1))[0]
+    # an elastic run must not be done before it has been on all its ranks, which only a kill by the clock could come too late for
+    moments = {name: weight for name, weight in MOMENTS.items() if name != "clock" or run.folder.name != ELASTIC}
+    moment = generator.choices(list(moments), list(moments.values()))[0]
     delay = generator.uniform(0, {"step": 0.2, "checkpoint": 0.01, "clock": seconds}[moment])
     target, reached, began, process = run.saved() + generator.randint(1, 6), False, time.monotonic(), run.start()
     while process.poll() is None:
@@ -237,9 +242,11 @@ def elastic(kills: int, folder: Path, inputs: Path, generator: random.Random, ta
                 tally.differences.append(f"elastic: step {line['step']}: loss {line['loss']}, undisturbed {reference[line['step'] - 1]}")
 
     for age, (strategy, ranks) in enumerate(AGES):
-        run = Run(folder / "elastic", inputs, strategy, ranks)
+        run = Run(folder / ELASTIC, inputs, strategy, ranks)
         share = max(1, kills // len(AGES) + (age < kills % len(AGES)))
         killed_until_done(run, share, check, generator, tally, seconds, finish=age == len(AGES) - 1)
+        if age < len(AGES) - 1 and len(run.lines()) == STEPS:
+            raise SystemExit(f"elastic: the run was done on {ranks} ranks already; take another --seed")
         print(f"elastic: {strategy} on {ranks} rank(s) up to step {len(run.lines())}, {len(tally.differences)} differences", file=sys.stderr, flush=True)
     check(run)
     blocks_once(run, tally)
@@ -276,7 +283,7 @@ def main() -> None:
         make_inputs(inputs, MODEL_TINY.vocabulary_size, 60_000)
         for place, name in enumerate(given.only):
             kills = round(given.kills * SHARES[name] / total) if place < len(given.only) - 1 else max(1, given.kills - tally.landed.total())
-            if name == "elastic":
+            if name == ELASTIC:
                 elastic(kills, folder, inputs, generator, tally)
             else:
                 same_ranks(name, kills, folder, inputs, generator, tally)

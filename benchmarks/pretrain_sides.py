@@ -151,12 +151,13 @@ def parts(job: dict[str, Any]) -> dict[str, Any]:
     """This project's model and optimiser in a bare loop: the same products as `ours`, no data, no checks, nothing written."""
     from iberlm.train.activation import transform_layers
     from iberlm.train.flops import Shape, parameters
-    from iberlm.train.hardware import choose
+    from iberlm.train.hardware import choose, keep_freed_memory
     from iberlm.train.model import materialise
     from iberlm.train.optimizer import build_optimizers
     from iberlm.train.training_model import build_training_model
 
     config, device, vocabulary = settings(job), torch.device("cpu"), job["model"]["vocab_size"]
+    keep_freed_memory(device)
     choices = choose(config, device, parameters=parameters(Shape.of(config.model, vocabulary)), vocabulary_size=vocabulary)
     module = build_training_model(config, vocabulary, choices, groups=3)
     transform_layers(module, config, choices)

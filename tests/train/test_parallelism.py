@@ -1,5 +1,6 @@
 """Four real gloo ranks: copies of shards, shared matrices, shared sequences. And the arithmetic of how ranks are laid out."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -150,5 +151,6 @@ def test_what_cannot_work_is_refused_before_a_rank_starts(settings: dict[str, An
 
 def test_a_missing_deepspeed_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("sys.path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "deepspeed", raising=False)  # where another test has imported it already
     with pytest.raises(ResourceError, match=r"strategy=zero3 needs DeepSpeed.*pip install deepspeed"):
         check_strategy(tiny(strategy=StrategyConfig(name="zero3")), 2, 2)
