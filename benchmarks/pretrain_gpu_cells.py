@@ -367,8 +367,10 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
 
         micro = largest(job, attempt)
         config, parallel.accumulation = settings_of(job, micro), config.global_batch_samples // micro
-        with opened(micro) as batches, contextlib.closing(_Watch(out)) as watch:
-            checkpoints: Any = NoCheckpoints()
+        watchdog, checkpoints = Watchdog(out, 0, 1, config.faults.hang_seconds), NoCheckpoints()
+        with opened(micro) as batches, contextlib.ExitStack() as ends:
+            watchdog.start()
+            ends.callback(watchdog.stop)
             run = loop.Run(
                 config=config,
                 parallel=parallel,
@@ -378,7 +380,7 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
                 validation_bytes={},
                 ends=(BOS, EOS),
                 checkpoints=checkpoints,
-                watchdog=watch.dog,
+                watchdog=watchdog,
                 energy=EnergyMeter(device),
                 out=out,
                 log=lambda values, step: None,
@@ -390,18 +392,6 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()][job["warm_up"] :]
     note = f"data wait {100 * statistics.fmean(line['data_wait'] for line in lines):.2f}%, attention {choices.attention}, cross-entropy {choices.cross_entropy}"
     return clock.result(micro) | {"note": note}
-
-
-class _Watch:
-    """The watchdog, started."""
-
-    def __init__(self, out: Path) -> None:
-        self.dog = Watchdog(out, 0, 1, 1800.0)
-        self.dog.start()
-
-    def close(self) -> None:
-        """Stop it."""
-        self.dog.stop()
 
 
 _SIDES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
