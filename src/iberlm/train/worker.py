@@ -29,7 +29,7 @@ from iberlm.train.config import PretrainConfig
 from iberlm.train.data import VALIDATION, TrainingData, fingerprint, open_split, open_training, read_store
 from iberlm.train.energy import EnergyMeter
 from iberlm.train.flops import Shape, flops_per_token, peak_tflops
-from iberlm.train.frozen import Inputs, freeze, thaw  # noqa: F401
+from iberlm.train.frozen import Inputs, thaw
 from iberlm.train.hardware import Choices, choose, keep_freed_memory
 from iberlm.train.hooks import HookContext, load_hooks, run_hooks
 from iberlm.train.initial import check_vocabulary
@@ -96,7 +96,7 @@ def train_rank(config: PretrainConfig, inputs: Inputs, out: Path) -> loop.Run:
                 batches=batches,
                 groups=text.data.groups,
                 validation=text.validation,
-                validation_bytes=text.manifest.metrics["bytes"][VALIDATION],
+                validation_bytes=text.manifest.metrics["bytes"].get(VALIDATION, {}),
                 ends=(_id(text, "bos"), _id(text, "eos")),
                 checkpoints=checkpoints,
                 watchdog=watchdog,
@@ -105,14 +105,7 @@ def train_rank(config: PretrainConfig, inputs: Inputs, out: Path) -> loop.Run:
                 log=lambda values, step: log(accelerator, values, step),
                 state=state,
             )
-            peak = _peak(config, parallel, choices)
-            try:
-                run.flops_per_token = flops_per_token(Shape.of_huggingface(model_config), config.sequence_length)
-            except ConfigError as error:  # only the size of the figure is at stake, not the run
-                peak = None
-                if parallel.rank == 0:
-                    say(f"pretrain: no MFU for this model: {error}")
-            run.peak_flops = peak["tflops"] * 1e12 * parallel.world if peak else None
+            peak = _count_flops(run, model_config, choices)
             if hooks:
                 run.at_validation = lambda run, done, found: _run_hooks(run, hooks, done, found, inputs.tokenizer_files)
             if config.monitor.generate_every_steps:
@@ -129,9 +122,7 @@ def train_rank(config: PretrainConfig, inputs: Inputs, out: Path) -> loop.Run:
                 export.save_model(weights, shape.causal, inputs.tokenizer_files, out / export.MODEL, config.saved_precision)
                 generations.write_generations(config, out / export.MODEL, out / generations.GENERATIONS)
                 summary = _summary(run, parameters, results, text.data, choices, peak)
-                if text.data.canaries is not None:
-                    summary["memorisation"] = _extract(text.data.canaries, out, device)
-                write_json(out / SUMMARY, summary)
+                write_json(out / SUMMARY, summary | _extracted(text.data.canaries, out, device))
             parallel.barrier()
     return run
 
@@ -226,6 +217,19 @@ def _announce(config: PretrainConfig, text: Text, parameters: int, choices: Choi
         say(f"pretrain: {line}")
 
 
+def _count_flops(run: loop.Run, model_config: dict[str, Any], choices: Choices) -> dict[str, Any] | None:
+    """Give the run what MFU needs; return the peak of one device, None where it or the model's size is not known."""
+    peak = _peak(run.config, run.parallel, choices)
+    try:
+        run.flops_per_token = flops_per_token(Shape.of_huggingface(model_config), run.config.sequence_length)
+    except ConfigError as error:  # only the size of the figure is at stake, not the run
+        if run.parallel.rank == 0:
+            say(f"pretrain: no MFU for this model: {error}")
+        return None
+    run.peak_flops = peak["tflops"] * 1e12 * run.parallel.world if peak else None
+    return peak
+
+
 def _peak(config: PretrainConfig, parallel: Parallel, choices: Choices) -> dict[str, Any] | None:
     """Peak of one device in TFLOP/s and where the number is from; None when nobody knows it."""
     if config.monitor.peak_tflops:
@@ -252,12 +256,15 @@ def _samples(run: loop.Run, tokenizer: PreTrainedTokenizerBase, done: int) -> No
     run.restart_clocks()
 
 
-def _extract(canaries: Canaries, out: Path, device: torch.device) -> dict[str, Any]:
+def _extracted(canaries: Canaries | None, out: Path, device: torch.device) -> dict[str, Any]:
+    """What the finished model knows of planted canaries, for the summary; nothing where none were."""
+    if canaries is None:
+        return {}
     with generations.no_bars():
         model = AutoModelForCausalLM.from_pretrained(str(out / export.MODEL)).to(device)
     found = canaries.extract(model, device)
     write_json(out / MEMORISATION, found)
-    return found
+    return {"memorisation": found}
 
 
 def _summary(
