@@ -7,7 +7,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from iberlm.train import cross_entropy
-from iberlm.train.cross_entropy import IGNORED, chunked, compiled_kernel, gradient_kernel, plain, product_type, token_losses
+from iberlm.train.cross_entropy import chunked, compiled_kernel, gradient_kernel, plain, product_type, token_losses
+from iberlm.train.data import IGNORED
 
 TOKENS, WIDTH, VOCABULARY = 50, 24, 37
 

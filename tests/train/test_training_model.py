@@ -26,7 +26,7 @@ from iberlm.core.errors import ConfigError, ResourceError
 from iberlm.core.ranks import run_ranks
 from iberlm.train.attention import EAGER, FLEX, IMPLEMENTATION, SDPA, VARLEN
 from iberlm.train.config import ModelConfig, ObjectiveConfig
-from iberlm.train.cross_entropy import IGNORED
+from iberlm.train.data import IGNORED
 from iberlm.train.hardware import CHUNKED, PLAIN, Choices
 from iberlm.train.model import materialise
 from iberlm.train.training_model import TrainingModel, build_training_model, decoder_layers, group_sums, has_linear_head, prove_masking

@@ -12,6 +12,7 @@ import torch
 
 from iberlm.core.errors import ResourceError
 from iberlm.core.ranks import run_ranks
+from iberlm.train.strategy import collective_timeout
 from iberlm.train.watchdog import PATIENCE, PHASES, Heartbeat, Watchdog, judge, probe, stragglers
 
 PREAMBLE = """
@@ -80,6 +81,13 @@ signal.pause()
 def beat(rank: int, **more: Any) -> Heartbeat:
     known: dict[str, Any] = {"host": "n1", "process": 7, "turn": 9, "step": 119, "phase": "step", "at": 1000.0, "alive": 2000.0, "launch": ""}
     return Heartbeat(rank=rank, **(known | more))
+
+
+@pytest.mark.parametrize("hang_seconds", [1.0, 1800.0, 7200.0])
+def test_collectives_wait_longer_than_the_watchdog(hang_seconds: float) -> None:
+    """Else torch ends the run first, and nobody is named."""
+    assert collective_timeout(hang_seconds).total_seconds() > PATIENCE * hang_seconds
+    assert collective_timeout(0).total_seconds() >= 86_400
 
 
 def test_who_is_behind() -> None:

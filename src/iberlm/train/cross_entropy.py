@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch.nn.functional import linear
 
-IGNORED = -100
-"""A target that is not counted."""
+from iberlm.train.data import IGNORED
+
 CHUNK_BYTES = 1 << 28
 """Logits that exist at once, at most, in the precision of the products."""
 

@@ -9,6 +9,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ from iberlm.train.optimizer import build_optimizers
 from iberlm.train.tensor_parallel import average_gradients, split_layers, whole_parameters
 from iberlm.train.training_model import TrainingModel, decoder_layers
 from iberlm.train.verification import Verified, verify
+from iberlm.train.watchdog import PATIENCE
 
 _DEFERRED_SHARE = 0.1
 """Of a device's memory: whole fp32 gradients may take so much, so that ranks exchange them once a step and not in each micro step."""
@@ -91,10 +93,6 @@ class Parallel:
     @property
     def context_world(self) -> int:
         return self.layout.cp
-
-    @property
-    def tensor_world(self) -> int:
-        return self.layout.tp
 
     @property
     def engine(self) -> Any:
@@ -188,10 +186,6 @@ class Parallel:
         """Wait for all ranks."""
         self.accelerator.wait_for_everyone()
 
-    def broadcast_object(self, value: Any) -> Any:
-        """The first rank's `value`, on every rank."""
-        return self.gather_objects(value)[0]
-
     def gather_objects(self, value: Any) -> list[Any]:
         """Every rank's `value`, on every rank. Only small Python objects of our own."""
         if self.world == 1:
@@ -219,7 +213,7 @@ def session(config: PretrainConfig, choices: Choices, out: str) -> Iterator[Acce
     elif name == DDP:
         handlers.append(DistributedDataParallelKwargs(gradient_as_bucket_view=True))
     if world > 1:
-        _join(cuda)
+        _join(cuda, collective_timeout(config.faults.hang_seconds))
     try:
         accelerator = Accelerator(
             # with cpu=True accelerate would ignore the DeepSpeed plugin and run DDP
@@ -243,11 +237,19 @@ def session(config: PretrainConfig, choices: Choices, out: str) -> Iterator[Acce
         GradientState._reset_state()
 
 
-def _join(cuda: bool) -> None:
+def collective_timeout(hang_seconds: float) -> timedelta:
+    """How long ranks wait for each other: longer than the watchdog, which names who is behind, where torch only says that time is up.
+
+    torch's own 10 minutes (NCCL) and 30 (gloo) would end a run before it. A day when the watchdog is off.
+    """
+    return max(timedelta(minutes=30), 1.2 * PATIENCE * timedelta(seconds=hang_seconds)) if hang_seconds else timedelta(days=1)
+
+
+def _join(cuda: bool, timeout: timedelta) -> None:
     """Join the other ranks, before accelerate would: on GPUs with gloo beside NCCL, for Python objects and checkpoints, which lie in host memory."""
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timeout)
 
 
 def parallelize(accelerator: Accelerator, module: TrainingModel, config: PretrainConfig, choices: Choices) -> Parallel:

@@ -12,7 +12,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from iberlm.core.errors import ConfigError, ResourceError
 from iberlm.train import attention, cross_entropy
 from iberlm.train.config import PretrainConfig
-from iberlm.train.cross_entropy import IGNORED
+from iberlm.train.data import IGNORED
 from iberlm.train.hardware import CHUNKED, LIGER, PLAIN, Choices
 from iberlm.train.initial import read_configuration, say_once
 from iberlm.train.model import llama_config
