@@ -4,23 +4,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from iberlm.core.cluster import ClusterConfig
 from iberlm.core.errors import ConfigError
 from iberlm.core.stage import place
 
-
-@dataclass(kw_only=True)
-class ClusterConfig:
-    """Where and how wide a stage runs (`cluster=`, from `slurm/cluster/`)."""
-
-    name: str = "local"
-    workers: int = 0
-    """Processes of a sharded stage; 0 means one a usable core."""
-    processes: int = 1
-    """Ranks of a training or fine-tuning run on this machine."""
-
-    def __post_init__(self) -> None:
-        at_least("cluster.workers", self.workers, 0)
-        at_least("cluster.processes", self.processes, 1)
+__all__ = ["ClusterConfig", "StageConfig", "at_least", "between", "given", "one_of"]
 
 
 @dataclass(kw_only=True)
@@ -33,6 +21,8 @@ class StageConfig:
     """Folder that this stage writes."""
     dry_run: bool = place(False)
     """Print what would happen and touch nothing."""
+    confirm: float = place(0.0)
+    """GPU-hours that a submission may use, where it may use many (`cluster.confirm_above_gpu_hours`)."""
     cluster: ClusterConfig = place(default_factory=ClusterConfig)
 
 
