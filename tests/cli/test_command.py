@@ -50,7 +50,7 @@ def test_help_and_completeness_need_no_torch() -> None:
     [
         (["curate", "select.min_wrods=3"], "select.min_wrods: unknown key; 'select' has: languages, redact"),
         (["curate", "select.smaples=3"], "did you mean 'select.samples'?"),
-        (["curate", "cluster.wrokers=2"], "did you mean 'cluster.workers'? 'cluster' has: name, workers, processes"),
+        (["curate", "cluster.wrokers=2"], "did you mean 'cluster.workers'? 'cluster' has: name, scheduler, workers, processes"),
         (["curate", "filters.es.min_wrods=3"], "did you mean 'filters.es.min_words'?"),
         (["pretrain", "stpes=3"], "did you mean 'steps'?"),
         (["run", "pretrain.stpes=3"], "did you mean 'pretrain.steps'?"),

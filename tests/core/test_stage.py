@@ -166,7 +166,7 @@ def test_shards_that_were_finished_before_a_failure_are_not_run_again(tmp_path: 
         run_stage("copy", 1, sharded(["one", "two", "broken"], workers), CopyConfig(), [], out, resumable=True)
     calls = (out / ".calls").read_text().split()
     assert {"one", "two", "broken"} >= set(calls)
-    done = {path.stem for path in (out / ".shards").iterdir()}
+    done = {path.stem for path in (out / ".shards").iterdir()} - {"plan"}
     (out / ".calls").unlink()
     # the same key, and a body that can now do it
     run_stage("copy", 1, sharded(["one", "two", "three"], workers), CopyConfig(), [], out, resumable=True)

@@ -108,11 +108,9 @@ def _run_verb(verb: Verb, arguments: list[str]) -> int:
         print(verb_help(verb))
         return 0
     if arguments and arguments[0] == "--frozen":
-        if len(arguments) != 2:
-            raise ConfigError("--frozen: give one file, the resolved configuration of a run folder")
-        from iberlm.cli.hydra_app import frozen_config
+        from iberlm.cli.frozen import run_frozen
 
-        return verb.execute(frozen_config(verb, Path(arguments[1])))
+        return run_frozen(verb, arguments)
     from iberlm.cli.hydra_app import hydra_main
 
     return hydra_main(verb, arguments)

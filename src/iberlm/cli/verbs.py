@@ -14,7 +14,8 @@ from typing import Any
 from iberlm.core.config import StageConfig
 from iberlm.core.manifest import Manifest, find_manifest, read_manifest
 from iberlm.core.progress import say
-from iberlm.core.stage import WouldRunError
+from iberlm.core.ranks import RanksReadyError
+from iberlm.core.stage import EnoughError, WouldRunError
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,10 @@ class Verb:
             self.function(config)
         except WouldRunError as plan:
             say(str(plan))
+        except EnoughError:
+            say(f"{self.name}: this part is done")
+        except RanksReadyError:
+            say(f"{self.name}: the ranks can start")
         return 0
 
 

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,10 +37,10 @@ def disk_errors(path: Path) -> Iterator[None]:
 def publish(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success fsync and rename it into place, on failure remove it.
 
-    The temporary name keeps the extension first and the process id, so that libraries which look at the ending still do:
-    `documents.parquet` is written as `.documents.PID.partial.parquet`.
+    The temporary name keeps the extension last, for libraries that look at the ending, and has the host and the process id,
+    for jobs on several nodes: `documents.parquet` is written as `.documents.HOST-PID.partial.parquet`.
     """
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{TEMPORARY_SUFFIX}{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{socket.gethostname()[:64]}-{os.getpid()}{TEMPORARY_SUFFIX}{path.suffix}")
     try:
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)

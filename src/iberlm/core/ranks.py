@@ -2,7 +2,11 @@
 
 The launcher runs `python -m MODULE ARGUMENTS` once a rank with torch's environment (RANK, WORLD_SIZE, LOCAL_RANK,
 MASTER_ADDR, MASTER_PORT). The module's `main` goes through `rank_main`, which lets an `IberlmError` of a rank reach the
-launcher as what it was. Under Slurm the same module runs without this launcher, one task a rank.
+launcher as what it was.
+
+On a cluster srun starts the ranks, one task each, from the batch script and outside any container. There `run_ranks` is
+cut in two (`ranks_elsewhere`): the first process says what is to be started and ends, the second reads what the ranks
+reported and raises or goes on as if it had started them.
 """
 
 import contextlib
@@ -26,6 +30,7 @@ from typing import Any, NoReturn
 
 from iberlm.core import errors
 from iberlm.core.errors import IberlmError, ResourceError
+from iberlm.core.files import write_json, write_text
 from iberlm.core.process import die_with_parent, usable_cores
 from iberlm.core.progress import say
 
@@ -33,6 +38,12 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 """What asks a run to save and stop: SIGTERM by people and schedulers, SIGUSR2 by Slurm (NCCL may catch SIGUSR1)."""
 
 _PARENT, _REPORT = "IBERLM_LAUNCHER_PID", "IBERLM_RANK_REPORT"
+_REPORTS = "IBERLM_RANK_REPORTS"
+"""Folder of the reports of ranks that srun starts."""
+RANKS, REPORTS = "ranks", "reports"
+"""In a job's folder: what srun is to start, separated by NUL; what the ranks reported."""
+STOPPED = "stopped.json"
+"""In the folder of a training run that was told to stop: by what, and at which step. The next start removes it."""
 _GRACE_SECONDS = 3.0
 """How long the others may take to end by themselves after a rank has failed: theirs may be the better message."""
 _POLL_SECONDS = 0.05
@@ -43,6 +54,41 @@ class Interrupted(IberlmError):  # noqa: N818 - it is no error: the run did what
     """The run was told to stop and has saved its state; the same command goes on from there. 75 is EX_TEMPFAIL."""
 
     exit_status = 75
+
+
+class RanksReadyError(Exception):
+    """Raised instead of starting ranks: everything is checked and frozen, and `srun` may start them."""
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Ranks that a batch script starts between two processes of ours."""
+
+    folder: Path
+    """Of the job: `ranks` and `reports/` lie in it."""
+    status: int | None = None
+    """What srun ended with; None before it."""
+
+
+_elsewhere: Elsewhere | None = None
+
+
+@contextlib.contextmanager
+def ranks_elsewhere(where: Elsewhere) -> Iterator[None]:
+    """Inside, `run_ranks` starts nothing: before srun it leaves `ranks` and raises `RanksReadyError`, after it it judges the reports."""
+    global _elsewhere
+    before, _elsewhere = _elsewhere, where
+    if where.status is None:
+        (where.folder / RANKS).unlink(missing_ok=True)
+    try:
+        yield
+    finally:
+        _elsewhere = before
+
+
+def ranks_have_run() -> bool:
+    """True in the process after srun: what was prepared for the ranks is there, and must not be made anew."""
+    return _elsewhere is not None and _elsewhere.status is not None
 
 
 @dataclass
@@ -61,6 +107,9 @@ def run_ranks(module: str, arguments: list[str], processes: int) -> None:
     Their output goes to standard error. SIGTERM and SIGUSR2 are forwarded. Raises what a rank raised when that was an
     `IberlmError` (same class, message and exit status), and else `ResourceError` with the rank and its last line.
     """
+    if _elsewhere is not None:
+        _run_elsewhere(_elsewhere, [module, *arguments])
+        return
     with tempfile.TemporaryDirectory(prefix="iberlm-ranks-") as reports:
         environment = _environment(processes)
         ranks: list[_Rank] = []
@@ -80,6 +129,22 @@ def run_ranks(module: str, arguments: list[str], processes: int) -> None:
         _raise_failure(ranks)
 
 
+def _run_elsewhere(where: Elsewhere, command: list[str]) -> None:
+    if where.status is None:
+        write_text(where.folder / RANKS, "".join(f"{part}\0" for part in command))
+        raise RanksReadyError
+    reports = sorted((_json(path) for path in (where.folder / REPORTS).glob("rank-*.json")), key=lambda report: float(report["time"]))
+    if not reports and where.status == 0:
+        return
+    # a rank that was interrupted while another broke is not the news
+    if told := sorted((report for report in reports if report["class"]), key=lambda report: report["exit_status"] == Interrupted.exit_status):
+        raise _error(told[0])
+    if reports:
+        first = reports[0]
+        raise ResourceError(f"rank {first['rank']} on host {first['host']} ended with status {first['exit_status']}: {str(first['message']).splitlines()[0]}")
+    raise ResourceError(f"srun ended with status {where.status}, and no rank could say why; the lines above are what is known")
+
+
 def rank_main(main: Callable[[list[str]], object]) -> NoReturn:
     """Run `main(sys.argv[1:])` as one rank: dies with its launcher, reports an error, ends with its exit status.
 
@@ -97,7 +162,8 @@ def rank_main(main: Callable[[list[str]], object]) -> NoReturn:
         _report(type(error).__name__, str(error), error.exit_status)
         if launcher is None and os.environ.get("RANK", "0") == "0":
             say(f"{error}")
-        _end(error.exit_status, error)
+        # srun ends the other ranks when one fails: a rank that did as it was told has not
+        _end(0 if _REPORTS in os.environ and isinstance(error, Interrupted) else error.exit_status, error)
     except Exception as error:
         _report("", f"{type(error).__name__}: {error}", 1)
         traceback.print_exc()
@@ -120,9 +186,13 @@ def _end(status: int, _kept: object) -> NoReturn:
 
 
 def _report(kind: str, message: str, exit_status: int) -> None:
+    rank = os.environ.get("RANK", "0")
+    path = os.environ.get(_REPORT) or (f"{folder}/rank-{rank}.json" if (folder := os.environ.get(_REPORTS)) else None)
+    if path is None:
+        return
     # with the time, since the first to fail has the reason: the others fail because it is gone
-    if (path := os.environ.get(_REPORT)) is not None:
-        Path(path).write_text(json.dumps({"class": kind, "message": message, "exit_status": exit_status, "time": time.time()}))
+    report = {"class": kind, "message": message, "exit_status": exit_status, "time": time.time(), "host": socket.gethostname(), "rank": int(rank)}
+    write_json(Path(path), report)
 
 
 def _adopt_slurm(environment: "os._Environ[str]") -> None:
@@ -211,7 +281,7 @@ def _raise_failure(ranks: list[_Rank]) -> None:
     failed = [rank for rank in ranks if rank.process.returncode != 0]
     if not failed:
         return
-    reports = sorted((_read_report(rank) for rank in failed if rank.report.is_file()), key=lambda report: float(report["time"]))
+    reports = sorted((_json(rank.report) for rank in failed if rank.report.is_file()), key=lambda report: float(report["time"]))
     ours = [report for report in reports if report["class"]]
     # a rank that was interrupted while another broke is not the news
     broken = [report for report in ours if report["exit_status"] != Interrupted.exit_status]
@@ -230,9 +300,9 @@ def _raise_failure(ranks: list[_Rank]) -> None:
     raise ResourceError(f"rank {number} of {len(ranks)} {how}{hint}; its last line: {last}")
 
 
-def _read_report(rank: _Rank) -> dict[str, Any]:
-    report: dict[str, Any] = json.loads(rank.report.read_text())
-    return report | {"rank": rank.number}
+def _json(path: Path) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return report
 
 
 def _error(report: dict[str, Any]) -> IberlmError:

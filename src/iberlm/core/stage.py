@@ -2,6 +2,9 @@
 
 A stage is a function `run(config, inputs, out) -> Manifest` whose body is handed to `run_stage`. Kill it anywhere and
 run it again: the same bytes. A sharded stage maps a pure function of one shard over a process pool with `map_shards`.
+
+On a cluster the shards of a stage are shared out over the elements of a job array: each runs the stage within `Scope`,
+does its share of the first map and ends; a job after them runs the stage as usual and finds the shards done.
 """
 
 import contextlib
@@ -34,6 +37,10 @@ BEGUN = ".stage.json"
 """Marks a folder as a stage's own: its name, and the key it was begun with, so that only matching shards are resumed."""
 LOCK = ".lock"
 SHARDS = ".shards"
+PLAN = "plan.json"
+"""In `.shards/`: {"label", "shards": names} of the map at work."""
+_SHARE_PATIENCE_SECONDS = 60.0
+"""How long an element of an array waits for another one to prepare the stage's folder."""
 
 PLACE = {"place": True}
 """Field metadata of settings that say where or how wide a stage runs, never what it makes: left out of the key."""
@@ -104,11 +111,39 @@ class Record:
 
 
 class WouldRunError(Exception):
-    """Raised instead of doing the work under `dry_run`: the stage is not complete and would run in `out`."""
+    """Raised instead of doing the work under `dry_run`: the stage is not complete and would run in `out`, with `key` where its inputs are there."""
 
-    def __init__(self, stage: str, out: Path) -> None:
+    def __init__(self, stage: str, out: Path, key: str = "") -> None:
         super().__init__(f"{stage}: would run in {shown(out)}")
-        self.stage = stage
+        self.stage, self.out, self.key = stage, out, key
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The part of a verb that this process is to do; all of it when empty."""
+
+    share: tuple[int, int] | None = None
+    """(element, elements): only shards number element, element + elements, ... of the first map of the first stage that is not complete."""
+    until: str = ""
+    """The stage to end after; empty: the verb's last."""
+
+
+class EnoughError(Exception):
+    """Raised when the part that `Scope` names is done."""
+
+
+_scope = Scope()
+
+
+@contextlib.contextmanager
+def within(scope: Scope) -> Iterator[None]:
+    """Inside, stages do no more than `scope` and then raise `EnoughError`."""
+    global _scope
+    before, _scope = _scope, scope
+    try:
+        yield
+    finally:
+        _scope = before
 
 
 def shown(path: Path) -> Path:
@@ -165,17 +200,22 @@ def run_stage(
     key = stage_key(stage, version, config, inputs, fingerprint)
     if (done := complete_manifest(key, out)) is not None:
         say(f"{stage}: complete, skipped ({shown(out)})")
+        if _scope.until == stage:
+            raise EnoughError
         return done
     if getattr(config, "dry_run", False):
-        raise WouldRunError(stage, out)
+        raise WouldRunError(stage, out, key)
     for manifest in inputs if whole_inputs else ():
         manifest.check_files()
     _check_place(stage, out)
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-    with _lock(stage, out):
-        with disk_errors(out):
-            _prepare(stage, out, key, resumable)
+    if _scope.share is not None:
+        _prepare_share(stage, out, key, resumable)
+    with _lock(stage, out, shared=_scope.share is not None):
+        if _scope.share is None:
+            with disk_errors(out):
+                _prepare(stage, out, key, resumable)
         say(f"{stage}: start ({shown(out)})")
         wall, before = time.monotonic(), Usage.now()
         record = Record(out, key)
@@ -183,6 +223,8 @@ def run_stage(
             record.cards.update(manifest.cards)
         with disk_errors(out), contextlib.closing(record):
             body(config, inputs, out, record)
+        if _scope.share is not None:
+            raise ConfigError(f"{stage}: has no shards that could be shared out; run it without --share")
         after, seconds = Usage.now(), time.monotonic() - wall
         cpu_seconds = after.cpu_seconds - before.cpu_seconds
         manifest = Manifest(
@@ -207,7 +249,9 @@ def run_stage(
             manifest.write()
             shutil.rmtree(out / SHARDS, ignore_errors=True)
         say(f"{stage}: done in {seconds:.1f} s")
-        return manifest
+    if _scope.until == stage:
+        raise EnoughError
+    return manifest
 
 
 def _plain_all(config: Any) -> dict[str, Any]:
@@ -235,12 +279,12 @@ def code_version() -> str:
 
 
 @contextlib.contextmanager
-def _lock(stage: str, out: Path) -> Iterator[None]:
+def _lock(stage: str, out: Path, *, shared: bool = False) -> Iterator[None]:
     with disk_errors(out):
         lock = (out / LOCK).open("w")
     with lock as stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ResourceError(f"{stage}: another process is writing {out}; wait for it or choose another run_dir") from None
         except OSError as error:
@@ -300,6 +344,20 @@ def _prepare(stage: str, out: Path, key: str, resumable: bool) -> None:
         say(f"{stage}: an interrupted run with the same settings is in {shown(out)}; going on from it")
 
 
+def _prepare_share(stage: str, out: Path, key: str, resumable: bool) -> None:
+    """Prepare the folder unless another element of the array has, or is doing it now."""
+    deadline = time.monotonic() + _SHARE_PATIENCE_SECONDS
+    while (out / FILE_NAME).exists() or _begun(out).get("key") != key:
+        try:
+            with _lock(stage, out), disk_errors(out):
+                if (out / FILE_NAME).exists() or _begun(out).get("key") != key:
+                    _prepare(stage, out, key, resumable)
+        except ResourceError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
 def _delete(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
@@ -322,30 +380,69 @@ def map_shards(label: str, function: Callable[[Any, Path], ShardResult], shards:
     `function` is importable by name and pure: it reads its shard and publishes files below `out` with paths of its
     own. A shard that finished in an interrupted run (its small manifest under `.shards/` has the stage's key, and its
     files their sizes) is not run again; the stage must be `resumable`. Outputs and counts go into `record`.
-    `workers` 0 means one a usable core. An error in one shard is raised after the running shards have ended.
+    `workers` 0 means one a usable core. An error in one shard is raised after the running shards have ended. Within a
+    `Scope` with a share only that share is done, and then `EnoughError` raised.
     """
     folder = record.folder / SHARDS
+    plan = {"label": label, "shards": list(shards)}
     with disk_errors(folder):
         folder.mkdir(exist_ok=True)
+        if _plan(folder) != plan:
+            write_json(folder / PLAN, plan)
     results: dict[str, ShardResult] = {}
     for name in shards:
         if (found := _finished_shard(folder / f"{name}.json", record)) is not None:
             results[name] = found
     missing = {name: shard for name, shard in shards.items() if name not in results}
+    if _scope.share is not None:
+        _do_share(label, function, shards, missing, record, workers)
+        raise EnoughError
     if results:
         say(f"{label}: {len(results)} of {len(shards)} shards were already complete")
-    width = 1 if len(missing) < 2 else workers or usable_cores()
-    with progress(label, len(missing), "shards") as advance:
-        for name, result in _run_shards(function, missing, record, width):
-            _finish_shard(folder / f"{name}.json", record, result)
-            results[name] = result
-            advance(1, name)
+    results |= _do_shards(label, function, missing, record, workers)
     ordered = {name: results[name] for name in shards}
     for result in ordered.values():
         for path, rows in result.outputs.items():
             record.outputs[path] = rows
         record.counts.add(result.counts)
     return ordered
+
+
+def _do_shards(label: str, function: Callable[[Any, Path], ShardResult], shards: dict[str, Any], record: Record, workers: int) -> dict[str, ShardResult]:
+    results: dict[str, ShardResult] = {}
+    width = 1 if len(shards) < 2 else workers or usable_cores()
+    with progress(label, len(shards), "shards") as advance:
+        for name, result in _run_shards(function, shards, record, width):
+            _finish_shard(record.folder / SHARDS / f"{name}.json", record, result)
+            results[name] = result
+            advance(1, name)
+    return results
+
+
+def _do_share(label: str, function: Callable[[Any, Path], ShardResult], shards: dict[str, Any], missing: dict[str, Any], record: Record, workers: int) -> None:
+    assert _scope.share is not None
+    element, elements = _scope.share
+    own = [name for name in list(shards)[element::elements] if name in missing]
+    say(f"{label}: element {element} of {elements}: {len(own)} shards to do, of {len(shards)} in all")
+    _do_shards(label, function, {name: shards[name] for name in own}, record, workers)
+
+
+def missing_elements(out: Path, key: str, elements: int) -> list[int]:
+    """Elements of an array whose shards of the stage in `out` are not all done; all of them while the shards are not known."""
+    folder = out / SHARDS
+    plan = _plan(folder) if key and _begun(out).get("key") == key else None
+    if plan is None:
+        return list(range(elements))
+    names, record = plan["shards"], Record(out, key)
+    return [element for element in range(elements) if any(_finished_shard(folder / f"{name}.json", record) is None for name in names[element::elements])]
+
+
+def _plan(folder: Path) -> dict[str, Any] | None:
+    try:
+        value = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+        return {"label": str(value["label"]), "shards": [str(name) for name in value["shards"]]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _run_shards(function: Callable[[Any, Path], ShardResult], shards: dict[str, Any], record: Record, workers: int) -> Iterator[tuple[str, ShardResult]]:

@@ -13,9 +13,9 @@ from typing import Any
 from iberlm.cards import require
 from iberlm.core.errors import ConfigError, DataError
 from iberlm.core.files import sha256_file, write_json
-from iberlm.core.manifest import Manifest
+from iberlm.core.manifest import Counts, Manifest
 from iberlm.core.progress import say
-from iberlm.core.ranks import run_ranks
+from iberlm.core.ranks import ranks_have_run, run_ranks
 from iberlm.core.stage import Record, run_stage
 from iberlm.finetune.config import FinetuneConfig
 from iberlm.finetune.data import data_files, fingerprint
@@ -23,6 +23,7 @@ from iberlm.finetune.data import data_files, fingerprint
 STAGE, VERSION = "finetune", 1
 WORK, CHECKPOINTS = ".work", "checkpoints"
 """Folders below the stage's own that live only while it runs."""
+PREPARED = "prepared.json"
 
 
 def run(config: FinetuneConfig, inputs: list[Manifest], out: Path) -> Manifest:
@@ -70,27 +71,39 @@ def _model_fingerprint(folder: Path) -> list[list[str]]:
 
 def _finetune(config: FinetuneConfig, base: Path, files: list[Path], out: Path, record: Record) -> None:
     from iberlm.finetune import worker
-    from iberlm.finetune.prepare import prepare
 
     card = require(config.data.card, "sft")
     record.cards[config.data.card] = card.licence.spdx
-    for name in ("model", "adapter", WORK):  # unfinished ones of an interrupted run; its checkpoints stay
-        shutil.rmtree(out / name, ignore_errors=True)
     work = out / WORK
-    work.mkdir()
-    prepared = prepare(config, base, files, work, record.counts)
-    plan = {"base": str(base), "out": str(out), "sequence_length": prepared.metrics["sequence_length"], "chat": dataclasses.asdict(prepared.chat)}
-    write_json(work / worker.PLAN, plan | {"config": dataclasses.asdict(config)})
-    if config.cluster.processes > 1:
-        run_ranks(worker.__name__, [str(work / worker.PLAN)], config.cluster.processes)
+    if not ranks_have_run():
+        _prepare(config, base, files, out, record.counts)
+    before: dict[str, Any] = json.loads((work / PREPARED).read_text(encoding="utf-8"))
+    record.counts = Counts(**before["counts"])
+    if config.cluster.ranks > 1:
+        run_ranks(worker.__name__, [str(work / worker.PLAN)], config.cluster.ranks)
     else:
         worker.main([str(work / worker.PLAN)])
     result: dict[str, Any] = json.loads((work / worker.RESULT).read_text(encoding="utf-8"))
-    record.metrics |= prepared.metrics | result
+    record.metrics |= before["metrics"] | result
     shutil.rmtree(work)
     shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
     for folder in ("model", "adapter"):
         record.output_tree(out / folder)
     for name in ("metrics.jsonl", "samples.json"):
         record.output(out / name)
-    say(f"{STAGE}: {prepared.metrics['examples']} conversations, training loss {result['train_loss']['first']:.3f} -> {result['train_loss']['last']:.3f}")
+    say(f"{STAGE}: {record.metrics['examples']} conversations, training loss {result['train_loss']['first']:.3f} -> {result['train_loss']['last']:.3f}")
+
+
+def _prepare(config: FinetuneConfig, base: Path, files: list[Path], out: Path, counts: Counts) -> None:
+    """Leave in `.work/` what the ranks read, and for this stage what was counted."""
+    from iberlm.finetune import worker
+    from iberlm.finetune.prepare import prepare
+
+    for name in ("model", "adapter", WORK):  # unfinished ones of an interrupted run; its checkpoints stay
+        shutil.rmtree(out / name, ignore_errors=True)
+    work = out / WORK
+    work.mkdir()
+    prepared = prepare(config, base, files, work, counts)
+    plan = {"base": str(base), "out": str(out), "sequence_length": prepared.metrics["sequence_length"], "chat": dataclasses.asdict(prepared.chat)}
+    write_json(work / worker.PLAN, plan | {"config": dataclasses.asdict(config)})
+    write_json(work / PREPARED, {"counts": dataclasses.asdict(counts), "metrics": prepared.metrics})

@@ -1,9 +1,9 @@
 """What a run folder holds of its jobs: `slurm/jobs.jsonl`, a folder a job, logs.
 
-    RUN_DIR/slurm/jobs.jsonl       a line a submission
-    RUN_DIR/slurm/quarantine.json  nodes that no job of the run may use, each with the reason
-    RUN_DIR/slurm/NAME/            job.sh, config.yaml, job.json, code.json, code.diff; what starts and ends leave: starts.jsonl, environment/, nodes/
-    RUN_DIR/slurm/logs/            NAME-JOB.log; NAME-JOB_ELEMENT.log of an array
+RUN_DIR/slurm/jobs.jsonl       a line a submission
+RUN_DIR/slurm/quarantine.json  nodes that no job of the run may use, each with the reason
+RUN_DIR/slurm/NAME/            job.sh, config.yaml, job.json, code.json, code.diff; what starts and ends leave: starts.jsonl, environment/, nodes/
+RUN_DIR/slurm/logs/            NAME-JOB.log; NAME-JOB_ELEMENT.log of an array
 """
 
 import dataclasses
@@ -15,10 +15,13 @@ from typing import Any
 
 from iberlm.core.errors import CorruptError
 from iberlm.core.files import disk_errors
+from iberlm.core.ranks import RANKS, REPORTS, STOPPED
+
+__all__ = ["RANKS", "REPORTS", "STOPPED", "JobRecord", "append_job", "append_line", "current_jobs", "format_array", "parse_array", "read_jobs", "read_lines"]
 
 FOLDER, JOBS, LOGS, QUARANTINE = "slurm", "jobs.jsonl", "logs", "quarantine.json"
 SCRIPT, CONFIG, JOB, CODE, DIFF = "job.sh", "config.yaml", "job.json", "code.json", "code.diff"
-STARTS, ENVIRONMENTS, NODES, RANKS, REPORTS = "starts.jsonl", "environment", "nodes", "ranks", "reports"
+STARTS, ENVIRONMENTS, NODES = "starts.jsonl", "environment", "nodes"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -207,9 +207,14 @@ def accumulation_steps(config: PretrainConfig, world: int) -> int:
     return config.global_batch_tokens // unit
 
 
+_ONE_RANK = "cluster.processes=1; on a cluster cluster.nodes=1 cluster.tasks_per_node=1"
+
+
 def check_world(strategy: StrategyConfig, world: int) -> None:
     """Raise `ConfigError` when a strategy cannot be meant for so many ranks."""
     if strategy.name == SINGLE and world > 1:
-        raise ConfigError(f"strategy=single runs one process and there are {world} ranks; choose strategy=ddp, fsdp2 or zero2, or cluster.processes=1")
+        raise ConfigError(f"strategy=single runs one process and there are {world} ranks; choose strategy=ddp, fsdp2 or zero2, or one rank ({_ONE_RANK})")
     if strategy.name != SINGLE and world == 1:
-        raise ConfigError(f"strategy={strategy.name} needs at least 2 ranks and there is 1; set cluster.processes=2 or more, or strategy=single")
+        raise ConfigError(
+            f"strategy={strategy.name} needs at least 2 ranks and there is 1; set cluster.processes=2 or more (on a cluster cluster.nodes), or strategy=single"
+        )

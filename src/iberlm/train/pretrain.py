@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from iberlm.core.manifest import Manifest
-from iberlm.core.ranks import run_ranks
+from iberlm.core.ranks import ranks_have_run, run_ranks
 from iberlm.core.stage import Record, run_stage
 from iberlm.train.config import CHECKSUMS, PretrainConfig, accumulation_steps
 from iberlm.train.frozen import Inputs, freeze
@@ -27,7 +27,7 @@ def run(config: PretrainConfig, inputs: list[Manifest], out: Path, *, launcher: 
     """Pretrain from `inputs` = [tokenize, train-tokenizer], then the tokenize stage of `replay` when there is one, then the manifest
     of `initial_model` when one of our stages made it; return the manifest.
 
-    Only this process keeps the stage's books. With one rank it trains here; with `cluster.processes` > 1 the launcher
+    Only this process keeps the stage's books. With one rank it trains here; with more (`cluster.ranks`) the launcher
     starts the ranks, which find their settings frozen in `out`. An interrupted run goes on from its newest checkpoint.
     Refused before anything starts: a tokenizer that was changed, that the store was not made with, or that failed a gate
     which is not waived, and a store whose files are not those of its manifest (see `inputs`).
@@ -43,17 +43,17 @@ def run(config: PretrainConfig, inputs: list[Manifest], out: Path, *, launcher: 
 
         # what does not fit is told before anything starts
         check_tracker(config.tracker)
-        check_strategy(config, config.cluster.processes, config.cluster.processes)
-        accumulation_steps(config, config.cluster.processes)
-        if config.verify_store == CHECKSUMS:
+        check_strategy(config, config.cluster.ranks, config.cluster.ranks_per_node)
+        accumulation_steps(config, config.cluster.ranks)
+        if config.verify_store == CHECKSUMS and not ranks_have_run():
             for store in stores:
                 verify_store(store, out)
         folders = Inputs(inputs[0].folder, inputs[1].folder, stores[1].folder if len(stores) > 1 else None)
         frozen = freeze(config, folders, out)
-        if config.cluster.processes == 1:
+        if config.cluster.ranks == 1:
             worker.train_rank(config, folders, out)
         else:
-            launcher("iberlm.train.worker", [str(frozen)], config.cluster.processes)
+            launcher("iberlm.train.worker", [str(frozen)], config.cluster.ranks)
         record.metrics = json.loads((out / worker.SUMMARY).read_text(encoding="utf-8"))
         for name in (export.MODEL, worker.CHECKPOINTS):
             record.output_tree(out / name)
