@@ -1,0 +1,278 @@
+"""Submission: everything checked first, then a folder a job, sbatch, and a record of what was submitted."""
+
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from iberlm.core.config import StageConfig
+from iberlm.core.errors import ConfigError, ResourceError
+from iberlm.core.files import disk_errors, write_json, write_text
+from iberlm.core.progress import say
+from iberlm.core.ranks import STOPPED
+from iberlm.core.stage import shown
+from iberlm.launch import slurm
+from iberlm.launch.checks import check_request
+from iberlm.launch.plan import Request, gpu_hours, plan_lines
+from iberlm.launch.profile import require_verified
+from iberlm.launch.records import CONFIG, FOLDER, JOB, LOGS, SCRIPT, JobRecord, append_job, current_jobs, format_array
+from iberlm.launch.script import Script, render
+from iberlm.launch.snapshot import snapshot, write_snapshot
+from iberlm.launch.work import Work
+
+Freeze = Callable[[StageConfig, Path], None]
+"""Writes resolved settings as the YAML that `iberlm VERB --frozen` reads."""
+TRIGGERS = ("save", "exit")
+"""Files in a run folder by which people ask a run to save, or to save and end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """What one call of `submit` shares among its jobs."""
+
+    run_dir: Path
+    """Absolute."""
+    freeze: Freeze
+    confirm: float = 0.0
+    """GPU-hours that the user has confirmed."""
+    dry_run: bool = False
+
+
+def submit(works: Sequence[Work], common: Submission, *, after: Sequence[int] = ()) -> list[JobRecord]:
+    """Submit `works` as a chain, each after the one before (the first after the jobs `after`); return the records.
+
+    Under `dry_run` nothing is written: the scripts are printed, and what would be refused is said. Raises `ConfigError` for
+    what Slurm would refuse or never start, facts of a profile that nobody has verified, and GPU-hours that must be
+    confirmed; `ResourceError` when Slurm does not answer. When sbatch refuses one job, those before it are taken back.
+    """
+    with _only_said(common.dry_run) as checking:
+        for name in dict.fromkeys(work.cluster.name for work in works):
+            checking(lambda name=name: require_verified(next(work.cluster for work in works if work.cluster.name == name)))
+        for work in works:
+            checking(lambda work=work: _check(work))
+        checking(lambda: confirm_hours(works, common))
+    if common.dry_run:
+        _show(works, common, list(after))
+        return []
+    taken = snapshot()
+    records: list[JobRecord] = []
+    _remove_triggers(works, common.run_dir)
+    try:
+        for work in works:
+            before = [records[-1].job] if records else list(after)
+            records.append(_submit(work, common, before, taken))
+    except BaseException:
+        if records:
+            slurm.cancel([record.job for record in reversed(records)])
+            say(f"taken back: {', '.join(f'{record.name} ({record.job})' for record in records)}")
+        raise
+    for record in records:
+        append_job(common.run_dir, record)
+    return records
+
+
+@contextmanager
+def _only_said(dry_run: bool) -> Iterator[Callable[[Callable[[], object]], None]]:
+    """Yields what runs a check; under `dry_run` a refusal is said, and the next check runs."""
+
+    def checking(check: Callable[[], object]) -> None:
+        try:
+            check()
+        except (ConfigError, ResourceError) as error:
+            if not dry_run:
+                raise
+            say(f"would be refused: {error}")
+
+    yield checking
+
+
+def _check(work: Work) -> None:
+    size, cluster = work.size, work.cluster
+    if work.uses_gpus and size.gpus_per_node and not cluster.minutes:
+        raise ConfigError(f"cluster.walltime_minutes: must be given for '{work.name}': the profile '{cluster.name}' knows no limit of its queue")
+    for remark in check_request(
+        cluster,
+        nodes=size.nodes,
+        elements=max(1, len(work.elements)),
+        gpus_per_node=size.gpus_per_node,
+        cpus_per_task=size.cpus_per_task,
+        tasks_per_node=size.tasks_per_node,
+        minutes=cluster.minutes,
+    ):
+        say(f"{work.name}: {remark}")
+
+
+def requests_of(works: Sequence[Work]) -> list[Request]:
+    """What `plan` computes with."""
+    return [
+        Request(
+            name=work.name,
+            verb=work.verb,
+            cluster=work.cluster,
+            after=(works[number - 1].name,) if number else (),
+            nodes=work.size.nodes,
+            tasks_per_node=work.size.tasks_per_node,
+            cpus_per_task=work.size.cpus_per_task or 1,
+            gpus_per_node=work.size.gpus_per_node,
+            exclusive=work.size.exclusive,
+            minutes=work.cluster.minutes,
+            elements=max(1, len(work.elements)),
+            max_running=work.cluster.max_running,
+            device_hours=work.device_hours,
+            storage_bytes=work.storage_bytes,
+        )
+        for number, work in enumerate(works)
+    ]
+
+
+def confirm_hours(works: Sequence[Work], common: Submission) -> None:
+    """Raise `ConfigError` unless a submission that may use many GPU-hours is confirmed: at a terminal by a word, else by `confirm`.
+
+    Counted are whole allocations at their full walltime or, where a training run is planned to need more (it is requeued
+    until its goal), what is planned.
+    """
+    hours = sum(max(gpu_hours(request), request.device_hours or 0.0 if request.gpus_per_node else 0.0) for request in requests_of(works))
+    limit = min(work.cluster.confirm_above_gpu_hours for work in works)
+    if hours <= limit or hours <= common.confirm:
+        return
+    told = f"up to {hours:,.0f} GPU-hours, above {limit:g} (cluster.confirm_above_gpu_hours)"
+    if common.confirm:
+        raise ConfigError(f"confirm: {common.confirm:g} GPU-hours are confirmed, and this submission may use {told}; confirm={_up(hours)} submits it")
+    if not common.dry_run and sys.stdin.isatty() and sys.stderr.isatty():
+        print(f"This submission may use {told}. Submit it? [y/N] ", end="", file=sys.stderr, flush=True)
+        if sys.stdin.readline().strip().lower() in ("y", "yes"):
+            return
+        raise ConfigError("not submitted")
+    raise ConfigError(f"this submission may use {told}; look at `iberlm plan`, then give confirm={_up(hours)}")
+
+
+def _up(hours: float) -> int:
+    return int(-(-hours // 1))
+
+
+def script_of(work: Work, common: Submission, after: list[int]) -> Script:
+    """What the batch script of a job is filled with."""
+    cluster, size = work.cluster, work.size
+    return Script(
+        name=work.name,
+        verb=work.verb,
+        run_dir=common.run_dir,
+        folder=common.run_dir / FOLDER / work.name,
+        python=cluster.container.python if cluster.container.image else cluster.python or sys.executable,
+        cluster=cluster,
+        version=str(snapshot_version()),
+        uses_gpus=work.uses_gpus and size.gpus_per_node > 0,
+        ranks=size.ranks > 1,
+        arguments=work.arguments,
+        share=work.share,
+        sweep=work.sweep,
+        array=format_array(work.elements, cluster.max_running),
+        after=after,
+        nodes=size.nodes,
+        tasks_per_node=size.tasks_per_node,
+        cpus_per_task=size.cpus_per_task,
+        gpus_per_node=size.gpus_per_node,
+        exclusive=size.exclusive,
+        minutes=cluster.minutes,
+    )
+
+
+def snapshot_version() -> str:
+    """Version and commit of the code that submits."""
+    from iberlm.core.stage import code_version
+
+    return code_version()
+
+
+def _submit(work: Work, common: Submission, after: list[int], taken: tuple[dict[str, object], str]) -> JobRecord:
+    script = script_of(work, common, after)
+    text = render(script)  # before anything is written: it refuses what cannot be quoted
+    folder = script.folder
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (common.run_dir / FOLDER / LOGS).mkdir(exist_ok=True)
+    described = work.description(common.run_dir, script.version)
+    if work.sweep:
+        for number in work.elements:
+            element = folder / str(number)
+            _write_job(element, work.settings[number], described | {"out": str(work.settings[number].out), "folders": [str(work.settings[number].out)]}, common)
+    else:
+        _write_job(folder, work.settings[0], described, common)
+    write_snapshot(folder, taken)
+    write_text(folder / SCRIPT, text)
+    job = slurm.submit(folder / SCRIPT)
+    return JobRecord(
+        name=work.name,
+        stage=work.stage,
+        verb=work.verb,
+        job=job,
+        array=script.array,
+        after=after,
+        cluster=work.cluster.name,
+        nodes=work.size.nodes,
+        tasks_per_node=work.size.tasks_per_node,
+        cpus_per_task=work.size.cpus_per_task,
+        gpus_per_node=work.size.gpus_per_node,
+        minutes=work.cluster.minutes,
+        out=str(work.out),
+        goal=work.goal,
+        submitted=datetime.now().astimezone().isoformat(timespec="seconds"),
+    )
+
+
+def _write_job(folder: Path, settings: StageConfig, described: dict[str, object], common: Submission) -> None:
+    # what an earlier submission left counts no more: a person has looked at it, and its failures are not this one's
+    shutil.rmtree(folder / "reports", ignore_errors=True)
+    common.freeze(frozen_settings(settings), folder / CONFIG)
+    write_json(folder / JOB, described)
+
+
+def frozen_settings(settings: StageConfig) -> StageConfig:
+    """The settings that a job runs with: without what only a submission reads."""
+    return replace(settings, dry_run=False, cluster=replace(settings.cluster, facts={}))
+
+
+def _remove_triggers(works: Sequence[Work], run_dir: Path) -> None:
+    """Files of an earlier stop: whoever submits again wants the run to go on."""
+    folders = {run_dir, *(work.out for work in works), *(Path(settings.out) for work in works for settings in work.settings)}
+    for path in (folder / name for folder in sorted(folders) for name in TRIGGERS):
+        if path.is_file():
+            path.unlink()
+            say(f"removed {shown(path)}, which had asked an earlier job to {path.name}")
+    for folder in folders:
+        (folder / STOPPED).unlink(missing_ok=True)
+
+
+def _show(works: Sequence[Work], common: Submission, after: list[int]) -> None:
+    """Print the scripts that would be submitted, and what they would ask for."""
+    for number, work in enumerate(works):
+        print(render(script_of(work, common, after if not number else [])))
+    for line in plan_lines(requests_of(works)):
+        say(line)
+
+
+def live_jobs(run_dir: Path) -> dict[str, tuple[JobRecord, list[int]]]:
+    """Submissions of a run that are queued or run now, by name, with the array elements that are (none without an array)."""
+    records = current_jobs(run_dir)
+    queued = slurm.queue([record.job for record in records]) if records else []
+    found: dict[str, tuple[JobRecord, list[int]]] = {}
+    for record in records:
+        own = [entry for entry in queued if entry.job == record.job and entry.is_live]
+        if own:
+            found[record.name] = (record, sorted(entry.element for entry in own if entry.element is not None))
+    return found
+
+
+def table(records: Sequence[JobRecord]) -> list[str]:
+    """One line a job: name, number, what it waits for, size, walltime."""
+    rows = [["job", "number", "after", "size", "walltime", "array"]]
+    for record in records:
+        gpus = f" x {record.gpus_per_node} GPUs" if record.gpus_per_node else f" x {record.tasks_per_node * record.cpus_per_task or '?'} cores"
+        size = f"{record.nodes} {'node' if record.nodes == 1 else 'nodes'}{gpus}"
+        minutes = f"{record.minutes // 60}:{record.minutes % 60:02d} h" if record.minutes else "queue's"
+        rows.append([record.name, str(record.job), ", ".join(map(str, record.after)) or "-", size, minutes, record.array or "-"])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
