@@ -56,6 +56,19 @@ class CurateConfig(StageConfig):
         return SelectConfig(**vars(self.select), filters=self.filters)
 
 
+SHARDED = ("extract", "annotate", "decontaminate", "quality")
+"""Stages whose first map is nearly all of their work, so that it can be shared out over the elements of a job array."""
+
+
+def stages(config: CurateConfig) -> dict[str, Path]:
+    """The stages that `run` will run, in order, with their folders."""
+    found = {"extract": config.extracted, "annotate": config.annotated, "dedup": config.clusters}
+    found |= {"decontaminate": config.matches} if config.decontaminate.evaluation else {}
+    found |= {"robots": config.verdicts} if config.robots.snapshot else {}
+    found |= {"quality": config.scores} if config.quality.model else {}
+    return {name: Path(folder).absolute() for name, folder in (found | {"select": config.out}).items()}
+
+
 def run(config: CurateConfig) -> Manifest:
     """Raw files -> documents, by the stages that the settings ask for."""
     from iberlm.curate import annotate, decontaminate, dedup, quality, robots, select

@@ -60,10 +60,15 @@ def hydra_main(verb: Verb, arguments: list[str]) -> int:
     _register_needed(verb)
     statuses: list[int] = []
     failures: list[IberlmError] = []
+    sweep: list[StageConfig] = []
 
     def task(config: DictConfig) -> None:
         try:
-            statuses.append(verb.execute(_to_settings(verb, config)))
+            settings = _to_settings(verb, config)
+            if settings.cluster.is_slurm and _is_sweep():  # all of them together, when Hydra has composed them
+                sweep.append(settings)
+            else:
+                statuses.append(_execute(verb, settings))
         except OmegaConfBaseException as error:
             failures.append(ConfigError(explain(error, verb.config_class())))
         except IberlmError as error:  # kept from Hydra, which would print its overrides first; the other jobs of a sweep go on
@@ -90,7 +95,20 @@ def hydra_main(verb: Verb, arguments: list[str]) -> int:
             os.environ["HYDRA_FULL_ERROR"] = environment
     if failures:
         raise failures[0]
+    if sweep:
+        from iberlm.cli.cluster_run import submit_sweep
+
+        statuses.append(submit_sweep(verb, sweep))
     return max(statuses, default=0)
+
+
+def _execute(verb: Verb, settings: StageConfig) -> int:
+    """Do the work here, or submit it."""
+    if not settings.cluster.is_slurm:
+        return verb.execute(settings)
+    from iberlm.cli.cluster_run import submit_verb
+
+    return submit_verb(verb, settings)
 
 
 def compose_settings(verb: Verb, overrides: list[str]) -> Any:

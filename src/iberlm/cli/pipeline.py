@@ -56,6 +56,8 @@ class RunConfig(StageConfig):
 
 def run_pipeline(config: RunConfig) -> Manifest:
     """Run the stages; return the manifest of the last one. Under `dry_run` print what would run and raise `WouldRunError`."""
+    from iberlm.cli.verbs import pending, verb_of
+
     started = time.monotonic()
     run_dir = Path(config.run_dir)
     would_run: list[WouldRunError] = []
@@ -64,15 +66,13 @@ def run_pipeline(config: RunConfig) -> Manifest:
         if config.dry_run and would_run:  # what this stage reads is still to be made, so nobody can tell whether it will change
             say(f"{stage}: would run in {shown(Path(settings.out).absolute())}, unless what it reads comes out the same")
             continue
-        try:
-            if _is_complete(stage, settings):
-                continue
-        except WouldRunError as plan:
-            would_run.append(plan)
+        if (plan := pending(verb_of(stage), settings)) is None:
+            continue
+        would_run.append(plan)
         if config.dry_run:
             say(f"{stage}: would run in {shown(Path(settings.out).absolute())}")
             continue
-        _run_frozen(stage, settings, run_dir)
+        run_frozen_stage(stage, settings, run_dir)
     if config.dry_run and would_run:
         raise WouldRunError("run", run_dir.absolute())
     manifest = read_manifest(Path(getattr(config, config.stages[-1]).out))
@@ -82,29 +82,14 @@ def run_pipeline(config: RunConfig) -> Manifest:
     return manifest
 
 
-def _verb_of(stage: str) -> str:
-    return "evaluate" if stage == "evaluate_finetuned" else stage.replace("_", "-")
-
-
-def _is_complete(stage: str, settings: StageConfig) -> bool:
-    """True when the stage has a matching manifest; raises `WouldRunError` when it has not, and other errors as the stage does."""
-    from iberlm.cli.verbs import VERBS
-
-    before = settings.dry_run
-    settings.dry_run = True
-    try:
-        VERBS[_verb_of(stage)].function(settings)
-    finally:
-        settings.dry_run = before
-    return True
-
-
-def _run_frozen(stage: str, settings: StageConfig, run_dir: Path) -> None:
+def run_frozen_stage(stage: str, settings: StageConfig, run_dir: Path) -> None:
+    """Run a stage on this machine, in a process of its own, from settings frozen in `RUN_DIR/configs/`. Raises what it ended with."""
     from iberlm.cli.hydra_app import freeze
+    from iberlm.cli.verbs import verb_of
 
     path = run_dir / "configs" / f"{stage}.yaml"
     freeze(settings, path)
-    command = [sys.executable, "-m", "iberlm", _verb_of(stage), "--frozen", str(path)]
+    command = [sys.executable, "-m", "iberlm", verb_of(stage).name, "--frozen", str(path)]
     children: list[subprocess.Popen[str]] = []
     with forwarded_stop_signals(lambda: children):
         # preexec_fn is safe: this process has no threads of its own

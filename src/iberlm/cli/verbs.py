@@ -140,3 +140,21 @@ VERBS: dict[str, Verb] = {
         Verb("run", "a pipeline recipe -> all of the above in order, skipping what is done", "iberlm.cli.pipeline:RunConfig", run),
     )
 }
+
+
+def verb_of(stage: str) -> Verb:
+    """The verb of a pipeline's stage."""
+    return VERBS["evaluate" if stage == "evaluate_finetuned" else stage.replace("_", "-")]
+
+
+def pending(verb: Verb, settings: StageConfig) -> WouldRunError | None:
+    """The stage of a verb that would run, None when all are complete; raises what is wrong with its inputs."""
+    before = settings.dry_run
+    settings.dry_run = True
+    try:
+        verb.function(settings)
+    except WouldRunError as plan:
+        return plan
+    finally:
+        settings.dry_run = before
+    return None

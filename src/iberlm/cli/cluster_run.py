@@ -1,0 +1,245 @@
+"""Verbs, pipelines and sweeps with `cluster=` a Slurm cluster: which jobs they are, which of them are missing, and their submission."""
+
+import itertools
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from iberlm.cli.curate_verb import SHARDED, CurateConfig, stages
+from iberlm.cli.verbs import Verb, pending, verb_of
+from iberlm.core.config import StageConfig
+from iberlm.core.errors import ConfigError, IberlmError
+from iberlm.core.files import sha256_file
+from iberlm.core.progress import say
+from iberlm.core.stage import WouldRunError, missing_elements, shown
+from iberlm.launch.records import CONFIG, FOLDER, JobRecord
+from iberlm.launch.submit import Submission, frozen_settings, live_jobs, submit, table
+from iberlm.launch.work import CPU, GPU, RANKS, Work, size_of
+
+TRAINING = ("pretrain", "finetune")
+KINDS = {"pretrain": RANKS, "finetune": RANKS, "evaluate": GPU}
+"""Of work, by verb; the others take cores."""
+NEEDS = {
+    "fetch": (),
+    "curate": ("fetch",),
+    "train_tokenizer": ("curate",),
+    "tokenize": ("curate", "train_tokenizer"),
+    "pretrain": ("tokenize",),
+    "evaluate": ("pretrain",),
+    "finetune": ("pretrain",),
+    "evaluate_finetuned": ("finetune",),
+    "report": ("fetch", "curate", "train_tokenizer", "tokenize", "pretrain", "evaluate", "finetune", "evaluate_finetuned"),
+}
+"""Stages of a pipeline that a stage waits for."""
+
+
+def submit_verb(verb: Verb, settings: StageConfig) -> int:
+    """Submit one verb; return the exit status. Nothing is submitted when it is complete, or queued already with the same settings."""
+    if verb.name == "run":
+        return submit_pipeline(settings)
+    if (plan := pending(verb, settings)) is None:
+        return 0
+    run_dir = Path(settings.run_dir).absolute()
+    if not settings.dry_run and _queued(verb.recipe, settings, run_dir, live_jobs(run_dir)) is not None:
+        return 0
+    _submit(works_of(verb.recipe, settings, plan), settings, run_dir, {})
+    return 0
+
+
+def submit_sweep(verb: Verb, jobs: Sequence[StageConfig]) -> int:
+    """Submit the jobs of a sweep as one array; return the exit status. Those that are complete are left out. Pipelines become a chain each."""
+    if verb.name == "run":
+        for job in jobs:
+            submit_pipeline(job)
+        return 0
+    first = jobs[0]
+    run_dir, name = Path(first.run_dir).absolute(), f"{verb.recipe}-sweep"
+    for job in jobs:
+        if size_of(KINDS.get(verb.name, CPU), job.cluster) != size_of(KINDS.get(verb.name, CPU), first.cluster) or job.cluster.name != first.cluster.name:
+            raise ConfigError("--multirun: the elements of one array have one size; sweep over cluster settings by separate commands")
+        check_before(verb, job)
+    missing = [number for number, job in enumerate(jobs) if pending(verb, job) is not None]
+    if not missing:
+        return 0
+    if not first.dry_run and (live := live_jobs(run_dir).get(name)) is not None:
+        raise ConfigError(f"{name}: job {live[0].job} is still queued or running; wait for it (iberlm status {shown(run_dir)}) or iberlm cancel it first")
+    out = Path(first.out).absolute().parent
+    whole = _work(verb.recipe, first, name=name, out=out, folders=[out])
+    whole.settings, whole.elements, whole.sweep = list(jobs), missing, True
+    _submit([whole], first, run_dir, {})
+    return 0
+
+
+def submit_pipeline(config: Any) -> int:
+    """Submit what is missing of a pipeline as a chain of jobs; return the exit status.
+
+    Stages that are complete are left out; those that are queued or run already with the same settings are waited for.
+    A stage with cluster=local runs here, and can only come before all that is submitted.
+    """
+    from iberlm.cli.pipeline import run_frozen_stage
+
+    run_dir = Path(config.run_dir).absolute()
+    live = {} if config.dry_run else live_jobs(run_dir)
+    works: list[Work] = []
+    known: dict[str, int] = {}
+    last: dict[str, str] = {}  # by stage: the name of the job that completes it
+    for stage in config.stages:
+        settings: StageConfig = getattr(config, stage)
+        before = [last[name] for name in _ancestors(stage, config.stages) if name in last]
+        plan = None
+        if not before:
+            if (plan := pending(verb_of(stage), settings)) is None:
+                continue
+            if not settings.cluster.is_slurm and not config.dry_run:
+                run_frozen_stage(stage, settings, run_dir)
+                continue
+        if not settings.cluster.is_slurm:
+            waits = ", ".join(before)
+            raise ConfigError(
+                f"{stage}.cluster: '{settings.cluster.name}' runs here and now, but the stage waits for jobs ({waits}); give it a Slurm cluster too"
+            )
+        if (queued := _queued(stage, settings, run_dir, live)) is not None:
+            known[queued.name], last[stage] = queued.job, queued.name
+            continue
+        mine = works_of(stage, settings, plan)
+        mine[0].after = before
+        works += mine
+        last[stage] = mine[-1].name
+    if not works:
+        say("run: nothing to submit" if last else "run: all stages are complete")
+        return 0
+    _submit(works, config, run_dir, known)
+    return 0
+
+
+def _ancestors(stage: str, chosen: Sequence[str]) -> list[str]:
+    """Stages of the pipeline that `stage` waits for; of one that is left out, those that it would have waited for."""
+    found: list[str] = []
+    for name in NEEDS[stage]:
+        found += [name] if name in chosen else _ancestors(name, chosen)
+    return list(dict.fromkeys(found))
+
+
+def works_of(stage: str, settings: StageConfig, plan: WouldRunError | None) -> list[Work]:
+    """The jobs of one stage of the line, each after the one before. `plan` is the part that would run, None while its inputs are not there."""
+    check_before(verb_of(stage), settings)
+    if isinstance(settings, CurateConfig) and settings.cluster.elements > 1:
+        return _curate_works(stage, settings, plan)
+    whole = _work(stage, settings)
+    if stage == "tokenize" and settings.cluster.elements > 1:
+        return _chained([_array(stage, settings, "tokenize", Path(settings.out).absolute(), plan), whole])
+    return [whole]
+
+
+def _work(stage: str, settings: StageConfig, *, name: str = "", out: Path | None = None, folders: list[Path] | None = None, until: str = "") -> Work:
+    verb = verb_of(stage)
+    kind = KINDS.get(verb.name, CPU)
+    place = out or Path(settings.out).absolute()
+    hours, storage = _planned(settings) if verb.name == "pretrain" else (None, {})
+    return Work(
+        name=name or stage,
+        stage=stage,
+        verb=verb.name,
+        settings=[settings],
+        size=size_of(kind, settings.cluster, whole_node=getattr(settings, "device", "") == "spread"),
+        out=place,
+        folders=folders or (list(stages(settings).values()) if isinstance(settings, CurateConfig) else [place]),
+        uses_gpus=kind != CPU,
+        goal=getattr(settings, "total_steps", 0),
+        until=until,
+        device_hours=hours,
+        storage_bytes=storage,
+    )
+
+
+def _array(stage: str, settings: StageConfig, part: str, folder: Path, plan: WouldRunError | None) -> Work | None:
+    """The array that does the shards of one part of a stage; None when they are all done."""
+    count = settings.cluster.elements
+    elements = missing_elements(folder, plan.key, count) if plan is not None and plan.stage == part else list(range(count))
+    if not elements:
+        return None
+    work = _work(stage, settings, name=f"{stage}-array" if part == stage else f"{stage}-{part}-array", folders=[folder], until=part)
+    work.share, work.elements = count, elements
+    return work
+
+
+def _curate_works(stage: str, settings: CurateConfig, plan: WouldRunError | None) -> list[Work]:
+    names = list(stages(settings))
+    left = names[names.index(plan.stage) :] if plan is not None else names
+    works: list[Work | None] = []
+    joined = ""  # the stage up to which one node must go before the next array
+    for part in left:
+        if part in SHARDED:
+            if joined:
+                works.append(_work(stage, settings, name=f"{stage}-{joined}", until=joined))
+            works.append(_array(stage, settings, part, stages(settings)[part], plan))
+        joined = part
+    return _chained([*works, _work(stage, settings)])
+
+
+def _chained(works: Sequence[Work | None]) -> list[Work]:
+    found = [work for work in works if work is not None]
+    for before, work in itertools.pairwise(found):
+        work.after = [before.name]
+    return found
+
+
+def check_before(verb: Verb, settings: Any) -> None:
+    """What a training run would refuse on the nodes, refused before it waits in a queue."""
+    if verb.name == "pretrain":
+        from iberlm.train.config import accumulation_steps
+        from iberlm.train.mesh import check_strategy
+
+        check_strategy(settings, settings.cluster.ranks, settings.cluster.ranks_per_node)
+        accumulation_steps(settings, settings.cluster.ranks)
+
+
+def _planned(settings: Any) -> tuple[float | None, dict[str, int]]:
+    """Device hours and storage of a pretraining run, where enough is known of the cluster's devices."""
+    from iberlm.train.machines import MACHINES, machine
+    from iberlm.train.plan import plan_pretrain
+
+    cluster = settings.cluster
+    if cluster.name not in MACHINES or not cluster.gpus_per_node:
+        return None, {}
+    try:
+        found = plan_pretrain(settings, machine(cluster.name, devices=cluster.ranks))
+    except IberlmError as error:
+        say(f"plan: the run could not be planned: {error}")
+        return None, {}
+    return found.speed.device_hours if found.speed else None, {"checkpoints": found.checkpoints_bytes}
+
+
+def _queued(stage: str, settings: StageConfig, run_dir: Path, live: dict[str, tuple[JobRecord, list[int]]]) -> JobRecord | None:
+    """The job that will complete a stage and is queued or runs already, with the same settings; None when there is none."""
+    mine = {name: entry for name, entry in live.items() if entry[0].stage == stage}
+    if not mine:
+        return None
+    numbers = ", ".join(str(record.job) for record, _ in mine.values())
+    mend = f"wait for it (iberlm status {shown(run_dir)}), or iberlm cancel {shown(run_dir)} {stage} first"
+    if stage not in mine:
+        raise ConfigError(f"{stage}: job {numbers} still runs, while the job that would complete the stage is gone; {mend}")
+    path = run_dir / FOLDER / stage / CONFIG
+    if not _same(settings, path):
+        raise ConfigError(f"{stage}: job {numbers} is queued or running with other settings ({shown(path)}); {mend}")
+    say(f"{stage}: job {numbers} is queued or running already")
+    return mine[stage][0]
+
+
+def _same(settings: StageConfig, path: Path) -> bool:
+    from iberlm.cli.hydra_app import freeze
+
+    with tempfile.TemporaryDirectory(prefix="iberlm-") as folder:
+        freeze(frozen_settings(settings), Path(folder) / CONFIG)
+        return path.is_file() and sha256_file(path) == sha256_file(Path(folder) / CONFIG)
+
+
+def _submit(works: list[Work], settings: StageConfig, run_dir: Path, known: dict[str, int]) -> None:
+    from iberlm.cli.hydra_app import freeze
+
+    write: Callable[[StageConfig, Path], None] = freeze
+    records = submit(works, Submission(run_dir=run_dir, freeze=write, known=known, confirm=settings.confirm, dry_run=settings.dry_run))
+    if records:
+        print("\n".join(table(records)))
+        say(f"submitted; follow it with: iberlm status {shown(run_dir)}")
