@@ -1,11 +1,13 @@
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from iberlm.core.errors import DataError, ResourceError
-from iberlm.core.ranks import run_ranks
+from iberlm.core.ranks import Elsewhere, Interrupted, RanksReadyError, ranks_elsewhere, ranks_have_run, run_ranks
 
 PREAMBLE = """
 import json, os, signal, sys
@@ -60,3 +62,55 @@ def test_a_killed_rank_is_told_as_such_and_takes_the_others_along(module: Path, 
         run_ranks(write(module, body), [str(tmp_path)], 2)
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid-1").read_text()), 0)
+
+
+def report(folder: Path, rank: int, kind: str, message: str, status: int, at: float) -> None:
+    (folder / "reports").mkdir(exist_ok=True)
+    told = {"class": kind, "message": message, "exit_status": status, "time": at, "host": f"node{rank}", "rank": rank}
+    (folder / "reports" / f"rank-{rank}.json").write_text(json.dumps(told))
+
+
+def test_before_srun_it_is_written_down_what_the_ranks_are(tmp_path: Path) -> None:
+    with ranks_elsewhere(Elsewhere(tmp_path)), pytest.raises(RanksReadyError):
+        run_ranks("a.module", ["a file.json", "ñ'"], 4)
+    assert (tmp_path / "ranks").read_bytes().split(b"\0") == [b"a.module", b"a file.json", "ñ'".encode(), b""]
+    with ranks_elsewhere(Elsewhere(tmp_path)):  # a stage that is complete calls nothing: the script finds no file
+        pass
+    assert not (tmp_path / "ranks").exists()
+
+
+@pytest.mark.parametrize(
+    ("reports", "status", "raised", "told"),
+    [
+        ([], 0, None, ""),
+        ([("Interrupted", "stopped", 75), ("Interrupted", "stopped too", 75)], 0, Interrupted, "stopped"),
+        ([("Interrupted", "stopped", 75), ("DataError", "no tokens in gl", 4)], 143, DataError, "no tokens in gl"),
+        ([("", "ValueError: out of cheese\nmore", 1)], 1, ResourceError, "rank 0 on host node0 ended with status 1: ValueError: out of cheese$"),
+        ([], 137, ResourceError, "srun ended with status 137, and no rank could say why"),
+    ],
+)
+def test_after_srun_what_a_rank_reported_is_raised(
+    tmp_path: Path, reports: list[tuple[str, str, int]], status: int, raised: type[Exception] | None, told: str
+) -> None:
+    for rank, (kind, message, exit_status) in enumerate(reports):
+        report(tmp_path, rank, kind, message, exit_status, 10.0 + rank)
+    with ranks_elsewhere(Elsewhere(tmp_path, status)):
+        assert ranks_have_run()
+        if raised is None:
+            run_ranks("a.module", [], 2)
+            return
+        with pytest.raises(raised, match=told):
+            run_ranks("a.module", [], 2)
+
+
+def test_a_rank_that_srun_starts_reports_where_it_is_told_and_was_not_wrong_to_stop(module: Path, tmp_path: Path) -> None:
+    name = write(module, "from iberlm.core.ranks import Interrupted\nraise (Interrupted if rank else DataError)(f'rank {rank}')")
+    environment = {key: value for key, value in os.environ.items() if key != "RANK"} | {"SLURM_NTASKS": "2", "IBERLM_RANK_REPORTS": str(tmp_path / "reports")}
+    body = f"import os\nos.environ['RANK'] = os.environ['SLURM_PROCID']\nimport {name}"
+    ended = [
+        subprocess.run([sys.executable, "-c", body], env=environment | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": "0"}, check=False).returncode
+        for rank in (0, 1)
+    ]
+    assert ended == [DataError.exit_status, 0]
+    with ranks_elsewhere(Elsewhere(tmp_path, 4)), pytest.raises(DataError, match="rank 0"):
+        run_ranks(name, [], 2)
