@@ -6,12 +6,12 @@ PYTEST_ARGS ?=
 
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo test lint docs format wheel clean browser
+.PHONY: demo test lint docs format wheel clean browser slurm
 
 demo: $(VENV)/.installed ## the whole line on the embedded sample
 	$(BIN)/iberlm run pipeline=demo
 
-test: $(VENV)/.installed-dev browser ## all tests
+test: $(VENV)/.installed-dev browser slurm ## all tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev ## ruff, mypy, import contracts, data cards
@@ -51,6 +51,12 @@ browser: # the report's tests open it in a real browser
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || { \
 	  test "$$(id -u)" = 0 || { echo "make test opens the report in Chromium: install it first (apt-get install chromium)"; exit 1; }; \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium </dev/null; }
+
+slurm: # the tests of launching submit to a real Slurm, which they bring up themselves
+	@PATH="$$PATH:/usr/sbin"; missing=; for program in slurmctld slurmd sbatch munged shellcheck; do command -v $$program >/dev/null || missing=yes; done; test -z "$$missing" || \
+	  if command -v apt-get >/dev/null && test "$$(id -u)" = 0; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurmctld slurmd slurm-client munge shellcheck </dev/null; \
+	  else echo "make test SKIPS the tests on Slurm: they need root and apt-get install slurmctld slurmd slurm-client munge shellcheck"; fi
 
 clean:
 	rm -rf $(VENV) build dist site .mypy_cache .ruff_cache .hypothesis

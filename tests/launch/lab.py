@@ -16,6 +16,7 @@ tasks_per_node: 2
 cores_per_node: 4
 exclusive: false
 walltime_minutes: 10
+signal_seconds: 60
 node_local: /tmp
 """
 TINY = [

@@ -24,14 +24,14 @@ NEEDS = {
     "fetch": (),
     "curate": ("fetch",),
     "train_tokenizer": ("curate",),
-    "tokenize": ("curate", "train_tokenizer"),
+    "tokenize": ("train_tokenizer",),
     "pretrain": ("tokenize",),
     "evaluate": ("pretrain",),
     "finetune": ("pretrain",),
     "evaluate_finetuned": ("finetune",),
-    "report": ("fetch", "curate", "train_tokenizer", "tokenize", "pretrain", "evaluate", "finetune", "evaluate_finetuned"),
+    "report": ("evaluate", "evaluate_finetuned"),
 }
-"""Stages of a pipeline that a stage waits for."""
+"""Stages of a pipeline that a stage waits for; these wait for the others that it reads."""
 
 
 def submit_verb(verb: Verb, settings: StageConfig) -> int:

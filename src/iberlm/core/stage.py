@@ -341,7 +341,7 @@ def _prepare(stage: str, out: Path, key: str, resumable: bool) -> None:
     elif resumable:
         for unfinished in list(out.rglob(f".*{TEMPORARY_SUFFIX}*")):  # of processes that were killed: `out` is locked, so none is alive
             _delete(unfinished)
-        say(f"{stage}: an interrupted run with the same settings is in {shown(out)}; going on from it")
+        say(f"{stage}: going on from what a run with the same settings left in {shown(out)}")
 
 
 def _prepare_share(stage: str, out: Path, key: str, resumable: bool) -> None:

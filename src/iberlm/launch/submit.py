@@ -2,18 +2,17 @@
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
 from iberlm.core.config import StageConfig
-from iberlm.core.errors import ConfigError, ResourceError
+from iberlm.core.errors import ConfigError
 from iberlm.core.files import disk_errors, write_json, write_text
 from iberlm.core.progress import say
 from iberlm.core.ranks import STOPPED
-from iberlm.core.stage import shown
+from iberlm.core.stage import code_version, shown
 from iberlm.launch import slurm
 from iberlm.launch.checks import check_request
 from iberlm.launch.plan import Request, gpu_hours, plan_lines
@@ -36,34 +35,38 @@ class Submission:
     run_dir: Path
     """Absolute."""
     freeze: Freeze
+    known: dict[str, int] = field(default_factory=dict)
+    """Jobs by name that works may wait for and that are queued already."""
     confirm: float = 0.0
     """GPU-hours that the user has confirmed."""
     dry_run: bool = False
 
 
-def submit(works: Sequence[Work], common: Submission, *, after: Sequence[int] = ()) -> list[JobRecord]:
-    """Submit `works` as a chain, each after the one before (the first after the jobs `after`); return the records.
+def submit(works: Sequence[Work], common: Submission) -> list[JobRecord]:
+    """Submit `works`, each after those that it waits for, which come before it; return the records.
 
-    Under `dry_run` nothing is written: the scripts are printed, and what would be refused is said. Raises `ConfigError` for
+    Under `dry_run` nothing is written: the scripts are printed, and what they would ask for and be refused for is said. Raises `ConfigError` for
     what Slurm would refuse or never start, facts of a profile that nobody has verified, and GPU-hours that must be
     confirmed; `ResourceError` when Slurm does not answer. When sbatch refuses one job, those before it are taken back.
     """
-    with _only_said(common.dry_run) as checking:
-        for name in dict.fromkeys(work.cluster.name for work in works):
-            checking(lambda name=name: require_verified(next(work.cluster for work in works if work.cluster.name == name)))
-        for work in works:
-            checking(lambda work=work: _check(work))
-        checking(lambda: confirm_hours(works, common))
     if common.dry_run:
-        _show(works, common, list(after))
+        for work in works:
+            print(render(script_of(work, common, [common.known[name] for name in work.after if name in common.known])))
+        for line in plan_lines(requests_of(works), ask_slurm=True):
+            say(line)
         return []
+    for cluster in {work.cluster.name: work.cluster for work in works}.values():
+        require_verified(cluster)
+    for work in works:
+        _check(work)
+    confirm_hours(works, common)
     taken = snapshot()
     records: list[JobRecord] = []
     _remove_triggers(works, common.run_dir)
     try:
         for work in works:
-            before = [records[-1].job] if records else list(after)
-            records.append(_submit(work, common, before, taken))
+            jobs = common.known | {record.name: record.job for record in records}
+            records.append(_submit(work, common, [jobs[name] for name in work.after], taken))
     except BaseException:
         if records:
             slurm.cancel([record.job for record in reversed(records)])
@@ -72,21 +75,6 @@ def submit(works: Sequence[Work], common: Submission, *, after: Sequence[int] = 
     for record in records:
         append_job(common.run_dir, record)
     return records
-
-
-@contextmanager
-def _only_said(dry_run: bool) -> Iterator[Callable[[Callable[[], object]], None]]:
-    """Yields what runs a check; under `dry_run` a refusal is said, and the next check runs."""
-
-    def checking(check: Callable[[], object]) -> None:
-        try:
-            check()
-        except (ConfigError, ResourceError) as error:
-            if not dry_run:
-                raise
-            say(f"would be refused: {error}")
-
-    yield checking
 
 
 def _check(work: Work) -> None:
@@ -112,7 +100,7 @@ def requests_of(works: Sequence[Work]) -> list[Request]:
             name=work.name,
             verb=work.verb,
             cluster=work.cluster,
-            after=(works[number - 1].name,) if number else (),
+            after=tuple(work.after),
             nodes=work.size.nodes,
             tasks_per_node=work.size.tasks_per_node,
             cpus_per_task=work.size.cpus_per_task or 1,
@@ -124,7 +112,7 @@ def requests_of(works: Sequence[Work]) -> list[Request]:
             device_hours=work.device_hours,
             storage_bytes=work.storage_bytes,
         )
-        for number, work in enumerate(works)
+        for work in works
     ]
 
 
@@ -134,14 +122,14 @@ def confirm_hours(works: Sequence[Work], common: Submission) -> None:
     Counted are whole allocations at their full walltime or, where a training run is planned to need more (it is requeued
     until its goal), what is planned.
     """
-    hours = sum(max(gpu_hours(request), request.device_hours or 0.0 if request.gpus_per_node else 0.0) for request in requests_of(works))
+    hours = sum(map(gpu_hours, requests_of(works)))
     limit = min(work.cluster.confirm_above_gpu_hours for work in works)
     if hours <= limit or hours <= common.confirm:
         return
     told = f"up to {hours:,.0f} GPU-hours, above {limit:g} (cluster.confirm_above_gpu_hours)"
     if common.confirm:
         raise ConfigError(f"confirm: {common.confirm:g} GPU-hours are confirmed, and this submission may use {told}; confirm={_up(hours)} submits it")
-    if not common.dry_run and sys.stdin.isatty() and sys.stderr.isatty():
+    if sys.stdin.isatty() and sys.stderr.isatty():
         print(f"This submission may use {told}. Submit it? [y/N] ", end="", file=sys.stderr, flush=True)
         if sys.stdin.readline().strip().lower() in ("y", "yes"):
             return
@@ -163,7 +151,7 @@ def script_of(work: Work, common: Submission, after: list[int]) -> Script:
         folder=common.run_dir / FOLDER / work.name,
         python=cluster.container.python if cluster.container.image else cluster.python or sys.executable,
         cluster=cluster,
-        version=str(snapshot_version()),
+        version=code_version(),
         uses_gpus=work.uses_gpus and size.gpus_per_node > 0,
         ranks=size.ranks > 1,
         arguments=work.arguments,
@@ -178,13 +166,6 @@ def script_of(work: Work, common: Submission, after: list[int]) -> Script:
         exclusive=size.exclusive,
         minutes=cluster.minutes,
     )
-
-
-def snapshot_version() -> str:
-    """Version and commit of the code that submits."""
-    from iberlm.core.stage import code_version
-
-    return code_version()
 
 
 def _submit(work: Work, common: Submission, after: list[int], taken: tuple[dict[str, object], str]) -> JobRecord:
@@ -244,14 +225,6 @@ def _remove_triggers(works: Sequence[Work], run_dir: Path) -> None:
             say(f"removed {shown(path)}, which had asked an earlier job to {path.name}")
     for folder in folders:
         (folder / STOPPED).unlink(missing_ok=True)
-
-
-def _show(works: Sequence[Work], common: Submission, after: list[int]) -> None:
-    """Print the scripts that would be submitted, and what they would ask for."""
-    for number, work in enumerate(works):
-        print(render(script_of(work, common, after if not number else [])))
-    for line in plan_lines(requests_of(works)):
-        say(line)
 
 
 def live_jobs(run_dir: Path) -> dict[str, tuple[JobRecord, list[int]]]:

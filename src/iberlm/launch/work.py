@@ -55,6 +55,8 @@ class Work:
     """What the job runs with; of a sweep one for each element."""
     size: Size
     out: Path
+    after: list[str] = field(default_factory=list)
+    """Names of works that must succeed before: of the same submission, or of jobs that are queued already."""
     folders: list[Path] = field(default_factory=list)
     """Stage folders whose finished shards and manifests are the job's progress."""
     uses_gpus: bool = False

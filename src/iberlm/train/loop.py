@@ -16,8 +16,9 @@ from typing import Any
 import torch
 
 from iberlm.core.errors import DataError
+from iberlm.core.files import write_json
 from iberlm.core.progress import say
-from iberlm.core.ranks import STOP_SIGNALS, Interrupted
+from iberlm.core.ranks import STOP_SIGNALS, STOPPED, Interrupted
 from iberlm.train import faults
 from iberlm.train.batches import Batches
 from iberlm.train.checkpoint import Checkpoints
@@ -29,6 +30,7 @@ from iberlm.train.profiling import profiler
 from iberlm.train.schedule import rate_ratio
 from iberlm.train.state import TrainingState
 from iberlm.train.strategy import Parallel
+from iberlm.train.triggers import EXIT, Triggers
 from iberlm.train.validation import mean_bits_per_byte, validate
 from iberlm.train.watchdog import Watchdog, probe, stragglers
 
@@ -85,7 +87,7 @@ class Pending:
     block: int
     rate: float
     numbers: torch.Tensor
-    """On the host, float32[2 * groups + 3 + world]: see `optimise`."""
+    """On the host, float32[2 * groups + 4 + world]: see `optimise`."""
     arrived: "torch.cuda.Event | None"
     """None where the numbers are on the host already (CPU)."""
     made: float = field(default_factory=time.monotonic)
@@ -97,6 +99,7 @@ class Verdict:
 
     stop: bool = False
     go_back: bool = False
+    save: bool = False
 
 
 @dataclass
@@ -106,11 +109,12 @@ class StopFlag:
     name: str = ""
 
 
-def optimise(run: Run, step: int, stop: StopFlag) -> Pending:
+def optimise(run: Run, step: int, stop: StopFlag, triggers: Triggers) -> Pending:
     """One optimisation step (numbered from 0): forward and backward over this rank's micro batches, clip, update.
 
     Nothing here waits for the device. What it finds out is one vector, read a step later: summed loss and number of targets
-    by group, ranks that were told to stop, seconds of each rank's own work, gradient norm, and whether the update was applied.
+    by group, ranks that were told to stop, those that were told to save, seconds of each rank's own work, gradient norm, and
+    whether the update was applied.
     """
     parallel, config, block = run.parallel, run.config, run.state.block(step)
     rate = config.optimizer.learning_rate * rate_ratio(config, step)
@@ -121,7 +125,7 @@ def optimise(run: Run, step: int, stop: StopFlag) -> Pending:
     run.watchdog.beat(step + 1, "step")
     arrays = share.arrays.to(parallel.device, non_blocking=True)
     own = [run.own_seconds if rank == parallel.rank else 0.0 for rank in range(parallel.world)]
-    told = parallel.all_reduce(on_device([share.targets, bool(stop.name), *own], parallel.device))
+    told = parallel.all_reduce(on_device([share.targets, bool(stop.name or triggers.exit), triggers.save, *own], parallel.device))
     # gradients are averaged over the ranks, and ranks that share a sequence count its targets once each
     targets = (told[0] / parallel.context_world).clamp(min=1)
     scale = parallel.data_world * parallel.context_world / targets
@@ -150,15 +154,20 @@ def train(run: Run) -> dict[str, dict[str, float]]:
     """Train from the step of `run.state` to the end, saving and validating on the way; return the last validation.
 
     Leaves a checkpoint of the last step. Raises `DataError` when training does not recover from steps that cannot be applied,
-    and `Interrupted`, after saving, when a signal asked to stop.
+    and `Interrupted`, after saving, when a signal or an `exit` file asked to stop.
     """
     config, steps, state = run.config, run.config.total_steps, run.state
     before: Pending | None = None
     results: dict[str, dict[str, float]] = {}
+    folders = [Path(config.run_dir), run.out]
     run.restart_clocks()
-    with stop_signals() as stop, profiler(config.monitor, run.out, run.parallel.rank, begin=state.step) as profiled:
+    with (
+        stop_signals() as stop,
+        Triggers(folders, run.parallel.rank) as triggers,
+        profiler(config.monitor, run.out, run.parallel.rank, begin=state.step) as profiled,
+    ):
         while (state := run.state).step < steps:
-            current = optimise(run, state.step, stop)
+            current = optimise(run, state.step, stop, triggers)
             state.step += 1
             done = state.step
             # a device's numbers are read one step late, so that the host never waits for it; every rank reads the same
@@ -166,9 +175,9 @@ def train(run: Run) -> dict[str, dict[str, float]]:
             before = current
             validating = _due(config.validate_every_steps, done) or done == steps
             saving = _due(config.checkpoint.every_steps, done) or done == steps
-            if verdict.stop or validating or saving or current.arrived is None:
+            if verdict.stop or verdict.save or validating or saving or current.arrived is None:
                 later = settle(run, before)
-                verdict = Verdict(verdict.stop or later.stop, verdict.go_back or later.go_back)
+                verdict = Verdict(verdict.stop or later.stop, verdict.go_back or later.go_back, verdict.save or later.save)
                 before = None
             if verdict.go_back:
                 go_back(run)
@@ -185,14 +194,28 @@ def train(run: Run) -> dict[str, dict[str, float]]:
                 if run.at_validation:
                     run.watchdog.beat(done, "hooks")
                     run.at_validation(run, done, results)
-            if verdict.stop or (saving and (not state.skipped_in_a_row or done == steps)):
-                save(run, results if validating else {}, wait=verdict.stop or done == steps)
+            if verdict.stop or ((saving or verdict.save) and (not state.skipped_in_a_row or done == steps)):
+                save(run, results if validating else {}, wait=verdict.stop or verdict.save or done == steps)
+                if verdict.save and run.parallel.rank == 0:
+                    event(run.out, done, "save", f"checkpoint of step {done}: a `save` file asked for it")
+                    triggers.saved()
             if verdict.stop and done < steps:
-                name = next((name for name in run.parallel.gather_objects(stop.name) if name), "")
-                raise Interrupted(f"pretrain: stopped at step {done} of {steps} on {name}; run the same command again to go on")
-            if validating or saving:
+                _stop(run, stop, triggers)
+            if validating or saving or verdict.save:
                 run.restart_clocks()
     return results
+
+
+def _stop(run: Run, stop: StopFlag, triggers: Triggers) -> None:
+    """Leave word of who asked to stop, and raise `Interrupted`. All ranks call this."""
+    done, told = run.state.step, run.parallel.gather_objects((stop.name, triggers.exit))
+    names, exits = [name for name, _ in told if name], [path for _, path in told if path]
+    # a person counts more than the clock: who asked for an end does not want the run to go on in the next job
+    reason = EXIT if exits else signal.SIGTERM.name if signal.SIGTERM.name in names else names[0]
+    if run.parallel.rank == 0:
+        write_json(run.out / STOPPED, {"reason": reason, "step": done, "time": time.time()})
+    asked = f"as {exits[0]} asks" if exits else f"on {reason}"
+    raise Interrupted(f"pretrain: stopped at step {done} of {run.config.total_steps} {asked}; run the same command again to go on")
 
 
 def save(run: Run, results: dict[str, dict[str, float]], *, wait: bool) -> None:
@@ -253,7 +276,8 @@ def settle(run: Run, entry: Pending | None) -> Verdict:
     run.state.seconds += seconds
     run.state.watt_hours += used * run.parallel.world  # the other ranks are taken to draw as much
     count, numbers = len(run.groups), entry.numbers.tolist()
-    losses, targets, told, own = numbers[:count], numbers[count : 2 * count], numbers[2 * count], numbers[2 * count + 1 : -2]
+    losses, targets, own = numbers[:count], numbers[count : 2 * count], numbers[2 * count + 2 : -2]
+    stopping, saving = numbers[2 * count : 2 * count + 2]
     norm, applied = numbers[-2], bool(numbers[-1])
     loss = math.fsum(losses) / max(1.0, math.fsum(targets)) if all(map(math.isfinite, losses)) else math.nan
     go_back_now = faults.note(run.state, entry.step, loss, norm, applied, run.config.faults)
@@ -263,7 +287,7 @@ def settle(run: Run, entry: Pending | None) -> Verdict:
         _watch_ranks(run, entry.step + 1, own)
     if _due(run.config.log_every_steps, entry.step + 1):
         run.own_seconds = probe(run.parallel.device) + waited
-    return Verdict(told > 0, go_back_now)
+    return Verdict(stopping > 0, go_back_now, saving > 0)
 
 
 def _write(run: Run, entry: Pending, seconds: float, waited: float, found: dict[str, Any]) -> None:

@@ -1,0 +1,117 @@
+#!/bin/bash -l
+# iberlm pretrain, job pretrain: written by IberLM 0.6.0 (1a2b3c4) for the cluster finisterrae3.
+# Change the profile and run the command again rather than this file: what sbatch is given by hand is noted nowhere.
+
+#SBATCH --job-name=pretrain
+#SBATCH --output="/scratch/my project/runs/iberian-2b/slurm/logs/pretrain-%j.log"
+#SBATCH --open-mode=append
+#SBATCH --account=project1
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=2
+#SBATCH --cpus-per-task=32
+#SBATCH --gres=gpu:a100:2
+#SBATCH --mem=140G
+#SBATCH --exclusive
+#SBATCH --time=1-00:00:00
+#SBATCH --signal=USR2@600
+#SBATCH --requeue
+#SBATCH --export=NONE
+
+set -uo pipefail
+trap : TERM # this shell outlives what it starts, to say how that ended
+
+folder='/scratch/my project/runs/iberian-2b/slurm/pretrain'
+job=$SLURM_JOB_ID
+
+# Programs. Other people's scripts may use variables that are not set.
+set +u
+module load cesga/2022 || exit
+module load python || exit
+module load cuda || exit
+set -u
+
+# Environment
+export PYTHONUNBUFFERED=1
+export HF_HUB_OFFLINE=1
+export HF_DATASETS_OFFLINE=1
+export HF_EVALUATE_OFFLINE=1
+export TRANSFORMERS_OFFLINE=1
+export HF_HUB_DISABLE_TELEMETRY=1
+node_local="${TMPDIR:-/tmp}"
+export TRITON_CACHE_DIR=$node_local/iberlm-$UID/triton TORCHINDUCTOR_CACHE_DIR=$node_local/iberlm-$UID/inductor
+
+# Ranks find each other at the first node; 2 a node.
+export MASTER_ADDR MASTER_PORT LOCAL_WORLD_SIZE=2
+MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+MASTER_PORT=$((10000 + SLURM_JOB_ID % 20000))
+export OMP_NUM_THREADS=32
+export IBERLM_RANK_REPORTS=$folder/reports
+
+python=(/home/me/venv/bin/python)
+
+iberlm() { "${python[@]}" -m iberlm "$@"; }
+
+launch() {
+  local module=$1
+  shift
+  "${python[@]}" -m "iberlm.launch.$module" "$@"
+}
+
+# Carries out what a start or an end decided, one action a line: requeue; exclude NODE,NODE; chain JOB JOB.
+perform() {
+  local word rest again='' nodes='' chain=() queued
+  while read -r word rest; do
+    case $word in
+    requeue) again=yes ;;
+    exclude) nodes=$rest ;;
+    chain) read -ra chain <<<"$rest" ;;
+    esac
+  done
+  if [[ $nodes ]]; then
+    for queued in "${chain[@]}"; do
+      scontrol update "JobId=$queued" "ExcNodeList=$nodes" || echo "job $queued may still start on $nodes" >&2
+    done
+  fi
+  if [[ $again ]]; then
+    trap '' TERM # scontrol requeue ends this shell; the nodes to leave out can be named only after it
+    scontrol requeue "$job" || {
+      echo "job $job could not be put back into the queue; run the same command again to go on" >&2
+      return
+    }
+    if [[ $nodes ]]; then
+      for _ in {1..50}; do
+        scontrol update "JobId=$job" "ExcNodeList=$nodes" 2>/dev/null && return
+        sleep 0.1
+      done
+      echo "job $job may start again on $nodes" >&2
+    fi
+  fi
+}
+
+# Each node says what it has; one that hangs is told by its silence.
+timeout --kill-after=10 300 \
+  srun --export=ALL -N 2 -n 2 --ntasks-per-node=1 -c 32 "${python[@]}" -m iberlm.launch.node "$folder"
+# Judges the nodes, notes this start, and may decide against it.
+actions=$(launch start "$folder")
+status=$?
+if ((status != 0)); then
+  perform <<<"$actions"
+  exit "$status"
+fi
+
+# Before the ranks: what does not fit is told here, and what they are is written down. Nothing written: it is complete already.
+iberlm pretrain --frozen "$folder/config.yaml" --ranks before
+status=$?
+if ((status == 0)) && [[ -f $folder/ranks ]]; then
+  mapfile -d '' -t command <"$folder/ranks"
+  srun --export=ALL --kill-on-bad-exit=1 --label -N 2 -n 4 -c 32 \
+    "${python[@]}" -m "${command[@]}"
+  # After the ranks: raises what one of them raised, or completes the stage.
+  iberlm pretrain --frozen "$folder/config.yaml" --ranks "after=$?"
+  status=$?
+fi
+
+# Says how it ended, and what is to follow.
+actions=$(launch end "$folder" "$status") || echo "the end of job $job could not be noted" >&2
+perform <<<"$actions"
+exit "$status"

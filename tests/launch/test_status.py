@@ -1,0 +1,234 @@
+"""`iberlm status`, `logs` and `cancel` on a real Slurm, as the owner of a run reads them."""
+
+import json
+import os
+import sys
+import time
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from iberlm.core.files import write_json
+from iberlm.core.stage import code_version
+from iberlm.launch import cancel as cancelling
+from iberlm.launch.logs import Wanted, show_log
+from iberlm.launch.records import FOLDER, JOB, LOGS, JobRecord, append_job
+from iberlm.launch.status import Stage, run_status
+from iberlm.launch.status_view import lines, show
+
+from .run_folder import complete, heartbeat, job_record, metrics
+from .slurm_cluster import SlurmCluster
+
+LABELLED = """srun --label --kill-on-bad-exit=1 -n2 bash -c '
+echo rank $SLURM_PROCID begins
+if [ $SLURM_PROCID = 1 ]; then sleep 0.5; python3 -c "import no_such"; exit 1; fi
+sleep 60'"""
+"""Two ranks, one of which fails."""
+REAL = f"{sys.executable} -m iberlm.launch"
+
+
+def submit(slurm: SlurmCluster, run: Path, name: str, work: str, *options: str, book: bool = False, **more: object) -> JobRecord:
+    """Submit a line of bash as a job of the run; with `book` its start and end are written down as those of real jobs are."""
+    record = job_record(run, name, **more)  # type: ignore[arg-type]
+    folder = record.folder(run)
+    folder.mkdir(parents=True, exist_ok=True)
+    (run / FOLDER / LOGS).mkdir(exist_ok=True)
+    retry = {"requeue": True, "max_starts_without_progress": 3, "node_failures": 2}
+    told = {"name": name, "verb": record.verb, "stage": record.stage, "run_dir": str(run), "out": record.out, "folders": [record.out], "cluster": "lab"}
+    told |= {"gpus_per_node": 0, "nodes": 1, "ranks": 1, "minutes": 10, "goal": record.goal, "retry": retry, "exclude": [], "accelerator": "none"}
+    write_json(folder / JOB, told | {"signal_seconds": 60, "code_version": code_version()})
+    begin = f"trap : TERM; {REAL}.start '{folder}' >/dev/null || exit $?" if book else ":"
+    end = f"{REAL}.end '{folder}' $status >/dev/null" if book else ":"
+    script = folder / "job.sh"
+    script.write_text(f"#!/bin/bash\n{begin}\n{work}\nstatus=$?\n{end}\nexit $status\n")
+    log = f"{name}-%A_%a.log" if record.array else f"{name}-%j.log"
+    array = [f"--array={record.array}"] if record.array else []
+    said = slurm.run("sbatch", "--parsable", "--open-mode=append", f"--job-name={name}", f"--output={run / FOLDER / LOGS / log}", *array, *options, script)
+    record = JobRecord(**{**asdict(record), "job": int(said), "submitted": datetime.now().astimezone().isoformat(timespec="seconds")})
+    append_job(run, record)
+    return record
+
+
+def by_name(run: Path, now: float | None = None) -> dict[str, Stage]:
+    return {stage.name: stage for stage in run_status(run, now).stages}
+
+
+def told(run: Path, now: float | None = None) -> str:
+    return "\n".join(lines(run_status(run, now)))
+
+
+def row(text: str, name: str) -> str:
+    """The lines of one stage."""
+    found: list[str] = []
+    for line in text.splitlines()[1:]:
+        if line[:1].strip():
+            found.append("") if line.split()[0] == name else found.append("\0")
+        if found and found[-1] != "\0":
+            found[-1] += line + "\n"
+    return "".join(part for part in found if part != "\0")
+
+
+def test_a_chain_with_a_failed_element_as_its_owner_sees_it_and_cancels_it(slurm: SlurmCluster, tmp_path: Path) -> None:
+    run = tmp_path / "my run"
+    complete(run / "fetch")
+    work = "case $SLURM_ARRAY_TASK_ID in 1) echo 'iberlm: raw: part-1.warc is cut short; fetch it again' >&2; (exit 4);; 2) sleep 300;; esac"
+    array = submit(slurm, run, "curate-extract-array", work, array="0-3%3", out=run / "extract", book=True)
+    curate = submit(slurm, run, "curate", "true", f"--dependency=afterok:{array.job}", "--kill-on-invalid-dep=yes", after=[array.job])
+    train = submit(slurm, run, "pretrain", "true", f"--dependency=afterok:{curate.job}", "--kill-on-invalid-dep=yes", after=[curate.job], goal=100)
+    held = submit(slurm, run, "evaluate", "true", "--hold")
+    failed = submit(slurm, run, "finetune", "echo \"ModuleNotFoundError: No module named 'peft'\" >&2; (exit 1)", book=True)
+    orphan = submit(slurm, run, "report", "true", f"--dependency=afterok:{failed.job}", after=[failed.job])
+    slurm.wait_state(f"{array.job}_1", "FAILED")
+    slurm.wait_state(f"{array.job}_3", "COMPLETED")
+    slurm.wait_state(failed.job, "FAILED")
+    slurm.wait(lambda: slurm.job(orphan.job).get("Reason") == "DependencyNeverSatisfied", 10, "Slurm sees that it never starts")
+
+    text = told(run)
+    assert text.splitlines()[0].startswith(f"{run}  20")
+    assert row(text, "fetch").split()[1] == "complete"
+    assert row(text, "curate").split()[1] == "running"
+    assert "4 elements: 2 complete, 1 running (2), 1 not done (1)" in row(text, "curate")
+    assert "element 1: raw: part-1.warc is cut short; fetch it again" in row(text, "curate")
+    assert f"curate (job {curate.job}): queued: since" in row(text, "curate")
+    assert row(text, "pretrain").split()[1] == "queued"
+    assert "waits for other jobs to end" in row(text, "pretrain")
+    assert "held by its owner: `scontrol release JOB`" in row(text, "evaluate")
+    assert row(text, "finetune").split()[1] == "failed"
+    assert "the job's Python has no module 'peft'" in row(text, "finetune")
+    assert "-> the job's environment is not the one that you tried" in row(text, "finetune")
+    assert "the same command submits what is missing" in row(text, "finetune")
+    assert f"log: {run}/slurm/logs/finetune-{failed.job}.log" in row(text, "finetune")
+    assert row(text, "report").split()[1:3] == ["never", "starts"]
+    assert "a job that it waited for failed or was cancelled" in row(text, "report")
+    assert f"iberlm cancel {run} report" in row(text, "report")
+    # where Slurm cannot be asked, the files still tell most of it
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", "/nowhere")
+        text = told(run)
+    assert "Slurm does not answer, so this is what the files tell: squeue: there is no such program" in text
+    assert "the job's Python has no module 'peft'" in row(text, "finetune")
+    assert row(text, "curate").split()[1] == "running"
+    assert "by its log" in row(text, "curate")
+    assert row(text, "evaluate").split()[1] == "unknown"
+
+    # one stage, and what waits for it
+    found = cancelling.find(run, ["curate"])
+    assert [target.record.job for target in found.targets] == [train.job, curate.job, array.job]
+    assert cancelling.lines(found)[0] == f"  pretrain ({train.job}): waits for curate ({curate.job}), and ends with it"
+    found = cancelling.find(run)
+    assert [target.record.job for target in found.targets] == [orphan.job, held.job, train.job, curate.job, array.job]  # what runs comes last
+    cancelling.cancel(found)
+    slurm.wait(lambda: slurm.state(f"{array.job}_2") == "CANCELLED", 20, "the running element is cancelled")
+    assert not cancelling.find(run).targets
+    text = told(run)
+    assert row(text, "pretrain").split()[1] == "cancelled"
+    assert "-> the same command submits it again" in row(text, "pretrain")
+    assert row(text, "curate").split()[1] == "failed"  # one of its elements did
+    assert row(text, "fetch").split()[1] == "complete"
+    again = submit(slurm, run, "pretrain", "true", "--hold", goal=100)
+    assert f"job {again.job}: since" in row(told(run), "pretrain")
+
+
+def test_a_hang_is_told_by_log_and_heartbeat_together_and_never_of_a_requeued_job(slurm: SlurmCluster, tmp_path: Path) -> None:
+    run, out = tmp_path / "run", tmp_path / "run" / "pretrain"
+    metrics(out, 118, hang_seconds=600)
+    (out / ".stage.json").write_text('{"stage": "pretrain", "key": ""}')
+    job = submit(slurm, run, "pretrain", "echo begun; sleep 300", "--time=30", "--requeue", goal=3000, book=True)
+    slurm.wait(lambda: any("begun" in path.read_text() for path in job.logs(run)), 20, "it trains")
+    now = time.time()
+    heartbeat(out, at=now, alive=now)
+    heartbeat(out, at=now - 1, alive=now, rank=1, host="node2")
+    text = told(run, now)
+    assert row(text, "pretrain").split()[1] == "running"
+    assert "step 118 of 3,000 (3.9%), loss 4.400, 2,048 tokens/s, MFU 31.0%, about 96 min of steps left, last checkpoint: step 100" in text
+    assert "on node1, for 0:0" in text
+    assert "left" in row(text, "pretrain").splitlines()[0]
+    assert "hang" not in text
+    # 400 s later: more than 20 times a usual step, and less than the run gives itself
+    stage = by_name(run, now + 400)["pretrain"]
+    assert not stage.hangs
+    assert stage.remarks[0] == "no rank has come on for 7 min (in 'step' of step 118; it may take 10 min), and the log was last written 7 min ago"
+    stage = by_name(run, now + 3600)["pretrain"]
+    assert stage.hangs
+    assert "it hangs: no rank has come on for 60 min (in 'step' of step 118; it may take 10 min), and the log was last written 60 min ago" in stage.remarks
+    assert f"-> iberlm cancel {run} pretrain" in told(run, now + 3600)
+    # one of the two alone is no hang
+    log = job.logs(run)[0]
+    os.utime(log, (now + 3590, now + 3590))
+    stage = by_name(run, now + 3600)["pretrain"]
+    assert not stage.hangs
+    assert "but the log is being written" in stage.remarks[0]
+    os.utime(log, (now, now))
+    heartbeat(out, at=now + 3600, alive=now + 3600)
+    stage = by_name(run, now + 3600)["pretrain"]
+    assert not stage.hangs
+    assert stage.remarks == ["rank 1 on node2 has not been heard of for 60 min"]
+    # saving may take ten times as long
+    heartbeat(out, at=now, alive=now, phase="checkpoint")
+    assert not by_name(run, now + 3600)["pretrain"].hangs
+
+    slurm.run("scontrol", "requeue", str(job.job))
+    slurm.wait_state(job.job, "PENDING")
+    stage = by_name(run, now + 360_000)["pretrain"]
+    assert (stage.state, stage.hangs, stage.remarks) == ("queued", False, [])
+    text = told(run, now)
+    assert "this is no fault" in row(text, "pretrain")
+    assert "starts again " in row(text, "pretrain")
+    slurm.wait_state(job.job, "RUNNING", seconds=30)
+    slurm.wait(lambda: (run / "slurm/pretrain/starts.jsonl").read_text().count('"start"') == 2, 20, "it has begun again")
+    # the heartbeats of the start before say nothing of this one
+    stage = by_name(run, time.time() + 3600)["pretrain"]
+    assert not stage.hangs
+    text = told(run)
+    assert "began 2 times" in text
+    assert ", node1: ended without a word: its node failed, or Slurm or a person requeued it" in text
+    assert ", node1: runs" in text
+
+
+def test_logs_of_ranks_and_following_until_the_end(slurm: SlurmCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    job = submit(slurm, run, "pretrain", "while ! [ -e go ]; do sleep 0.2; done; " + LABELLED, "-n2", f"--chdir={tmp_path}", goal=5)
+    with (tmp_path / "followed").open("w") as out:
+        sleeps: list[float] = []
+
+        def sleep(seconds: float) -> None:
+            sleeps.append(seconds)
+            (tmp_path / "go").touch()  # from the first look on the job may go on
+            time.sleep(min(seconds, 0.2))
+
+        show_log(run, Wanted(stage="pretrain"), out, follow=True, sleep=sleep)
+    text = (tmp_path / "followed").read_text()
+    assert "0: rank 0 begins" in text
+    assert "1: ModuleNotFoundError: No module named 'no_such'" in text
+    assert set(sleeps) == {1.0}
+    said = capsys.readouterr().err
+    assert f"{run}/slurm/logs/pretrain-{job.job}.log" in said
+    assert f"pretrain (job {job.job}) has ended" in said
+
+    def shown(wanted: Wanted) -> list[str]:
+        show_log(run, wanted, sys.stdout, follow=False)
+        return capsys.readouterr().out.splitlines()
+
+    assert shown(Wanted(rank=0)) == ["rank 0 begins"]
+    assert shown(Wanted(rank=1, lines=1)) == ["ModuleNotFoundError: No module named 'no_such'"]
+    errors = shown(Wanted(errors=True))
+    assert errors[:2] == ["1: Traceback (most recent call last):", '1:   File "<string>", line 1, in <module>']
+    assert not any("begins" in line for line in errors)
+    slurm.wait_state(job.job, "FAILED")
+    stage = by_name(run)["pretrain"]
+    assert stage.why == "the job's Python has no module 'no_such'"
+    assert stage.jobs[0].error is not None
+
+
+def test_status_watches_no_faster_than_every_ten_seconds_and_writes_json(slurm: SlurmCluster, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    submit(slurm, run, "fetch", "true", "--hold")
+    status = run_status(run)
+    value = json.loads(json.dumps(asdict(status)))
+    assert value["stages"][0]["jobs"][0]["state"] == "queued"
+    with (tmp_path / "terminal").open("w") as stream:
+        show(Console(file=stream, force_terminal=True, width=100, highlight=False), status)
+    assert "held by its owner" in (tmp_path / "terminal").read_text()
