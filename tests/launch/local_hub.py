@@ -30,15 +30,16 @@ class Request:
 
 @dataclass
 class LocalHub:
-    """Serves `repositories` (by kind, `models` or `datasets`, and name) while it is entered; a restart keeps the port."""
+    """Serves `repositories` (by kind, `models` or `datasets`, and name) while it is entered."""
 
     repositories: dict[tuple[str, str], Repository]
     requests: list[Request] = field(default_factory=list)
     cut: dict[str, int] = field(default_factory=dict)
-    """By file name: so many bytes are sent of it, then the hub dies."""
+    """By file name: so many bytes are sent of it, once, then the connection breaks."""
+    refused: set[str] = field(default_factory=set)
+    """Names of files that are not given."""
     spoilt: set[str] = field(default_factory=set)
     """Names of files that are sent with other bytes, as many."""
-    dead: bool = False
     port: int = 0
     _server: ThreadingHTTPServer | None = None
 
@@ -58,9 +59,14 @@ class LocalHub:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        assert self._server is not None
-        self._server.shutdown()
-        self._server.server_close()
+        self.stop()
+
+    def stop(self) -> None:
+        """Connections are refused from now on."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
 
     def downloads(self, name: str) -> list[Request]:
         return [request for request in self.requests if request.method == "GET" and request.path.endswith(f"/{name}")]
@@ -86,9 +92,6 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path = unquote(urlsplit(self.path).path)
         self.state.requests.append(Request(self.command, path, self.headers.get("Range", ""), self.headers.get("Authorization", "")))
-        if self.state.dead:
-            self.close_connection = True
-            return
         for (kind, name), repository in self.state.repositories.items():
             prefix = f"/{name}" if kind == "models" else f"/{kind}/{name}"
             if path == f"/api/{kind}/{name}" or path.startswith(f"/api/{kind}/{name}/"):
@@ -96,7 +99,7 @@ class _Handler(BaseHTTPRequestHandler):
             if path.startswith(f"{prefix}/resolve/"):
                 revision, _, file = path.removeprefix(f"{prefix}/resolve/").partition("/")
                 return self._file(repository, revision, file)
-        self._refuse(404, "RepoNotFound", "Repository not found")
+        return self._refuse(404, "RepoNotFound", "Repository not found")
 
     def _api(self, rest: str, name: str, repository: Repository, body: bytes) -> None:
         action, _, revision = rest.partition("/")
@@ -121,6 +124,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(404, "RevisionNotFound", "Invalid rev id")
         if file not in repository.files:
             return self._refuse(404, "EntryNotFound", "Entry not found")
+        if file in self.state.refused and self.command == "GET":
+            self.close_connection = True
+            return None
         content = repository.files[file]
         begin = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
         part = content[begin:]
@@ -136,12 +142,9 @@ class _Handler(BaseHTTPRequestHandler):
         if file in self.state.spoilt:
             part = bytes(255 - byte for byte in part)
         if (limit := self.state.cut.pop(file, None)) is not None:
-            self.state.dead = True
             part = part[:limit]
-        self.wfile.write(part)
-        if self.state.dead:
-            self.wfile.flush()
             self.close_connection = True
+        self.wfile.write(part)
         return None
 
     def _json(self, value: Any) -> None:

@@ -20,9 +20,11 @@ def chain(folder: Path, run_dir: str, *more: str) -> tuple[int, str]:
 
 
 def test_the_demo_runs_as_a_chain_whose_killed_element_is_submitted_again_alone(slurm: SlurmCluster, tmp_path: Path) -> None:
-    arrays = ["curate.cluster.elements=2", "curate.extract.shard_bytes=200000", "tokenize.cluster.elements=2"]
-    # held, so that the kill does not race with the work
-    status, said = chain(tmp_path, HOSTILE, *arrays, "curate.cluster.extra=[--hold]")
+    # one rank a node, and one in all: what several ranks need is tested in test_training
+    sizes = ["pretrain.cluster.tasks_per_node=1", "finetune.cluster.nodes=1", "finetune.cluster.tasks_per_node=1"]
+    arrays = [*sizes, "curate.cluster.elements=2", "curate.extract.shard_bytes=200000", "tokenize.cluster.elements=2"]
+    # not to begin by itself, so that the kill does not race with the work
+    status, said = chain(tmp_path, HOSTILE, *arrays, "curate.cluster.extra=['--begin=now+3600']")
     assert status == 0, said
     run_dir = tmp_path / HOSTILE
     first = jobs(run_dir)
@@ -32,14 +34,16 @@ def test_the_demo_runs_as_a_chain_whose_killed_element_is_submitted_again_alone(
     ]
     array = first["curate-extract-array"]["job"]
     slurm.wait_state(first["fetch"]["job"], "COMPLETED", seconds=60)
-    slurm.run("scontrol", "release", f"{array}_0")
+    slurm.run("scontrol", "update", f"JobId={array}_0", "StartTime=now")
     slurm.wait_state(f"{array}_0", "COMPLETED", seconds=60)
-    slurm.run("scontrol", "release", f"{array}_1")
+    slurm.run("scontrol", "update", f"JobId={array}_1", "StartTime=now")
     slurm.wait_state(f"{array}_1", "RUNNING")
     slurm.run("scancel", "--signal=KILL", "--full", f"{array}_1")
     slurm.wait_state(f"{array}_1", "FAILED", "CANCELLED")
     # the fault landed: the element has no end, its shards are not done, and everything after it is gone
-    assert slurm.job(f"{array}_1")["ExitCode"] == "0:9"
+    events = [(line["event"], line["element"]) for line in lines(run_dir / "slurm/curate-extract-array/starts.jsonl")]
+    assert ("end", 0) in events
+    assert ("end", 1) not in events
     done = {path.stem for path in (run_dir / "extract/.shards").glob("[0-9]*.json")}
     planned = read_plan(run_dir / "extract")
     assert done == set(planned[0::2]) != set(planned)
@@ -112,7 +116,7 @@ def test_hostile_values_are_refused_before_anything_is_written(slurm: SlurmClust
     from iberlm.launch.work import Work, size_of
 
     given = [value] if key in ("extra", "exclude") else value
-    cluster = ClusterConfig(name="lab", scheduler="slurm", cores_per_node=1, gpus_per_node=1, walltime_minutes=1, **{key: given})
+    cluster = ClusterConfig(name="lab", scheduler="slurm", cores_per_node=1, gpus_per_node=1, walltime_minutes=20, **{key: given})
     settings = StageConfig(run_dir=str(tmp_path / "run"), out=str(tmp_path / "run/evaluate"), cluster=cluster)
     work = Work(name="evaluate", stage="evaluate", verb="evaluate", settings=[settings], size=size_of("gpu", cluster), out=tmp_path, uses_gpus=True)
     with pytest.raises(ConfigError, match=key):

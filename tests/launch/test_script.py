@@ -193,8 +193,7 @@ def test_a_missing_variable_has_a_stand_in_only_where_one_is_stated() -> None:
 
 RECORDER = """#!/bin/bash
 # stands in for Python: notes what it is called with, and decides as an end would
-IFS=$'\x1f' # between words
-echo "${{SLURM_RESTART_COUNT:-0}}$IFS${{*:2}}" >>"{log}/calls"
+(IFS=$'\x1f' && echo "${{SLURM_RESTART_COUNT:-0}}$IFS${{*:2}}" >>"{log}/calls")
 case "$*" in
 *launch.node*) ;;
 *launch.end*) [[ ${{SLURM_RESTART_COUNT:-0}} -ge 1 ]] || printf 'chain %s\\nexclude %s\\nrequeue\\n' "$QUEUED" "$(hostname)" ;;

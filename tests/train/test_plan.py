@@ -415,7 +415,7 @@ def test_what_no_run_would_start_with_is_refused(changes: dict[str, Any], settin
 
 
 def test_an_unknown_machine_is_named_with_the_choices() -> None:
-    with pytest.raises(ConfigError, match=r"machine: 'marenostrum' is not known; choose among marenostrum5_acc, .*local"):
+    with pytest.raises(ConfigError, match=r"machine: 'marenostrum' is not known; choose among .*marenostrum5_acc, .*h100, .*local"):
         machine("marenostrum")
 
 
@@ -423,7 +423,18 @@ def test_an_unknown_machine_is_named_with_the_choices() -> None:
 def test_every_machine_has_a_peak_and_sources(place: Machine) -> None:
     assert place.peak("bf16") is not None
     assert place.sources
+    assert (place.devices, place.nodes) == (place.devices_a_node, 1)
     assert default_mfu(place, 10**9)[0] > 0
+
+
+def test_clusters_are_planned_with_what_their_profiles_say() -> None:
+    place = machine("lumi_g")
+    assert (place.device, place.devices_a_node, place.memory_gib) == ("AMD Instinct MI250X", 8, 63.9)
+    assert (place.watts, place.pue, place.network_gb_s) == (280, 1.04, 100)
+    assert "network 100 GB/s a node: LUMI user guide, network: 4 adapters of 200 Gbit/s" in place.sources
+    assert any(text.startswith("PUE 1.04: ") and text.endswith("(not verified)") for text in place.sources)
+    assert any(text == "PUE 1.2: assumed" for text in machine("finisterrae3").sources)
+    assert not {"local", "generic", "marenostrum5_gpp"} & set(MACHINES)
 
 
 def test_planning_needs_no_torch() -> None:

@@ -91,7 +91,7 @@ def test_a_save_file_saves_and_an_exit_file_stops_on_all_ranks(inputs: list[Mani
 
 def test_an_exit_file_stays_in_a_batch_job_and_works_without_the_watchdog(inputs: list[Manifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The job may have been requeued while somebody wrote the file: then it is news, not history."""
-    monkeypatch.setenv("IBERLM_RANK_REPORTS", str(tmp_path / "reports"))
+    monkeypatch.setenv("IBERLM_JOB", str(tmp_path / "slurm/pretrain"))
     (tmp_path / "exit").touch()
     out = tmp_path / "run"
     with pytest.raises(Interrupted, match=rf"as {tmp_path}/exit asks"):

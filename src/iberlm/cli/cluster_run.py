@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+
 from iberlm.cli.curate_verb import SHARDED, CurateConfig, stages
 from iberlm.cli.verbs import Verb, pending, verb_of
 from iberlm.core.config import StageConfig
@@ -13,6 +15,7 @@ from iberlm.core.errors import ConfigError, IberlmError
 from iberlm.core.files import sha256_file
 from iberlm.core.progress import say
 from iberlm.core.stage import WouldRunError, missing_elements, shown
+from iberlm.launch.bundle import require
 from iberlm.launch.records import CONFIG, FOLDER, JobRecord
 from iberlm.launch.submit import Submission, frozen_settings, live_jobs, submit, table
 from iberlm.launch.work import CPU, GPU, RANKS, Work, size_of
@@ -81,6 +84,20 @@ def submit_pipeline(config: Any) -> int:
 
     run_dir = Path(config.run_dir).absolute()
     live = {} if config.dry_run else live_jobs(run_dir)
+    works, known = pipeline_works(config, live, None if config.dry_run else lambda stage: run_frozen_stage(stage, getattr(config, stage), run_dir))
+    if not works:
+        say("run: nothing to submit" if known else "run: all stages are complete")
+        return 0
+    _submit(works, config, run_dir, known)
+    return 0
+
+
+def pipeline_works(config: Any, live: dict[str, tuple[JobRecord, list[int]]], run_here: Callable[[str], None] | None) -> tuple[list[Work], dict[str, int]]:
+    """The jobs of what is missing of a pipeline, and the numbers of queued ones that they wait for, by name.
+
+    `run_here` runs a stage with cluster=local, as long as nothing before it is to be submitted; None: it is only planned.
+    """
+    run_dir = Path(config.run_dir).absolute()
     works: list[Work] = []
     known: dict[str, int] = {}
     last: dict[str, str] = {}  # by stage: the name of the job that completes it
@@ -91,14 +108,12 @@ def submit_pipeline(config: Any) -> int:
         if not before:
             if (plan := pending(verb_of(stage), settings)) is None:
                 continue
-            if not settings.cluster.is_slurm and not config.dry_run:
-                run_frozen_stage(stage, settings, run_dir)
+            if not settings.cluster.is_slurm and run_here is not None:
+                run_here(stage)
                 continue
         if not settings.cluster.is_slurm:
-            waits = ", ".join(before)
-            raise ConfigError(
-                f"{stage}.cluster: '{settings.cluster.name}' runs here and now, but the stage waits for jobs ({waits}); give it a Slurm cluster too"
-            )
+            waits = f"the stage waits for jobs ({', '.join(before)})" if before else "this is only a plan"
+            raise ConfigError(f"{stage}.cluster: '{settings.cluster.name}' runs here and now, but {waits}; give it a Slurm cluster too")
         if (queued := _queued(stage, settings, run_dir, live)) is not None:
             known[queued.name], last[stage] = queued.job, queued.name
             continue
@@ -106,11 +121,14 @@ def submit_pipeline(config: Any) -> int:
         mine[0].after = before
         works += mine
         last[stage] = mine[-1].name
-    if not works:
-        say("run: nothing to submit" if last else "run: all stages are complete")
-        return 0
-    _submit(works, config, run_dir, known)
-    return 0
+    return works, known
+
+
+def planned(verb: Verb, settings: Any) -> list[Work]:
+    """The jobs that a verb or a pipeline would be, for `iberlm plan`; of a single verb whether its inputs are there or not."""
+    if verb.name == "run":
+        return pipeline_works(settings, {}, None)[0]
+    return works_of(verb.recipe, settings, None)
 
 
 def _ancestors(stage: str, chosen: Sequence[str]) -> list[str]:
@@ -238,8 +256,33 @@ def _same(settings: StageConfig, path: Path) -> bool:
 def _submit(works: list[Work], settings: StageConfig, run_dir: Path, known: dict[str, int]) -> None:
     from iberlm.cli.hydra_app import freeze
 
+    _require_all(works, settings)
     write: Callable[[StageConfig, Path], None] = freeze
     records = submit(works, Submission(run_dir=run_dir, freeze=write, known=known, confirm=settings.confirm, dry_run=settings.dry_run))
     if records:
         print("\n".join(table(records)))
         say(f"submitted; follow it with: iberlm status {shown(run_dir)}")
+
+
+def _require_all(works: list[Work], settings: StageConfig) -> None:
+    """Raise `ConfigError` when the nodes would not find something that a job needs; under `dry_run` say so."""
+    from iberlm.cli.prefetch_tool import needs_of, prefetch_command
+
+    for stage, jobs in {work.stage: work.settings for work in works}.items():
+        for job in jobs:
+            command = prefetch_command(_command_verb(settings, stage), _overrides(), job.cluster.bundle)
+            try:
+                require(needs_of(stage, job), job.cluster, Path(job.run_dir), command)
+            except ConfigError as error:
+                if not settings.dry_run:
+                    raise
+                say(f"refused        {stage}: {error}")
+
+
+def _command_verb(settings: StageConfig, stage: str) -> str:
+    return "run" if hasattr(settings, "stages") else verb_of(stage).name
+
+
+def _overrides() -> list[str]:
+    """What the user gave on the command line, without Hydra's own."""
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []

@@ -47,9 +47,10 @@ def register_schemas() -> None:
         store.store(name=f"{verb.recipe}_schema", node=verb.config_class())
 
 
-def search_path_override() -> str:
-    """Makes `cluster=` look into `slurm/cluster/`."""
-    return f"hydra.searchpath=[file://{resource_dir('slurm')}]"
+def search_path_override(config_dir: Path | None = None) -> str:
+    """Makes `cluster=` look into `slurm/cluster/`, and every group into a folder of the user's."""
+    folders = [resource_dir("slurm"), *([config_dir.absolute()] if config_dir else [])]
+    return f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders)}]"
 
 
 def hydra_main(verb: Verb, arguments: list[str]) -> int:
@@ -111,12 +112,12 @@ def _execute(verb: Verb, settings: StageConfig) -> int:
     return submit_verb(verb, settings)
 
 
-def compose_settings(verb: Verb, overrides: list[str]) -> Any:
-    """The settings that a verb would run with, without running it. Raises `ConfigError` as `hydra_main` does."""
+def compose_settings(verb: Verb, overrides: list[str], config_dir: Path | None = None) -> Any:
+    """The settings that a verb would run with, without running it; `config_dir` as Hydra's `--config-dir`. Raises `ConfigError` as `hydra_main` does."""
     _register_needed(verb)
     try:
         with hydra.initialize_config_dir(version_base="1.3", config_dir=str(resource_dir("recipes"))):
-            return OmegaConf.to_object(hydra.compose(verb.recipe, [search_path_override(), *with_short_names(verb, overrides)]))
+            return OmegaConf.to_object(hydra.compose(verb.recipe, [search_path_override(config_dir), *with_short_names(verb, overrides)]))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error, verb.config_class())) from error
 

@@ -1,16 +1,24 @@
 """The tools beside the line, as typer commands. What a tool needs is imported when it runs: `--help` must not wait for it."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from iberlm.cli import doctor_tool, job_tools, prefetch_tool
+from iberlm.cli.verbs import Verb
 from iberlm.core.errors import ConfigError, IberlmError
 from iberlm.core.languages import LANGUAGES, NAMES, UNDETERMINED, check_language
 
 app = typer.Typer(name="iberlm", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 cards = typer.Typer(no_args_is_help=True, help="Validate, list and begin data cards.")
 app.add_typer(cards, name="cards")
+
+app.command("status")(job_tools.status)
+app.command("logs")(job_tools.logs)
+app.command("cancel")(job_tools.cancel)
+app.command("doctor")(doctor_tool.doctor)
+app.command("prefetch")(prefetch_tool.prefetch)
 
 RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder of a run, such as runs/default.")]
 
@@ -178,9 +186,10 @@ def measure_tokenizer(
 
 @app.command("plan")
 def plan_run(
-    verb: Annotated[str, typer.Argument(metavar="VERB", help="What is planned: pretrain.")],
+    verb: Annotated[str, typer.Argument(metavar="VERB", help="What is planned: pretrain; with cluster=NAME any verb, and run.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[OVERRIDES]", help="Hydra overrides, as for the verb itself.")] = None,
-    machine: Annotated[str, typer.Option(help="Name of a machine; an unknown name shows those that are known.")] = "local",
+    machine: Annotated[str, typer.Option(help="Name of a machine; an unknown name shows those that are known. With cluster=NAME it is that one.")] = "",
+    config_dir: Annotated[Path | None, typer.Option(help="Folder with recipes of your own, as for the verbs.")] = None,
     devices: Annotated[int | None, typer.Option(help="Devices of the run.")] = None,
     memory_gib: Annotated[float | None, typer.Option(help="Memory of one device.")] = None,
     peak_tflops: Annotated[float | None, typer.Option(help="Dense bf16 peak of one device.")] = None,
@@ -191,7 +200,10 @@ def plan_run(
     bandwidth_gb_s: Annotated[float | None, typer.Option(help="What a checkpoint is written at.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """Say what a run needs before it is begun: memory a device, tokens a second, hours, energy. Exit status 6 when it cannot fit."""
+    """Say what a run needs before it is begun: memory a device, tokens a second, hours, energy. Exit status 6 when it cannot fit.
+
+    With cluster=NAME also the jobs that would be submitted, GPU-hours and core-hours, storage, and the limits that they would break.
+    """
     import dataclasses
     import json
 
@@ -199,14 +211,40 @@ def plan_run(
     from iberlm.cli.verbs import VERBS
     from iberlm.train import machines, plan
 
-    if verb != "pretrain":
-        raise ConfigError(f"plan: '{verb}' is not planned; choose among pretrain")
-    facts = {"devices": devices, "memory_gib": memory_gib, "peak_tflops": peak_tflops, "mfu": mfu, "watts": watts, "pue": pue}
-    facts |= {"network_gb_s": network_gb_s, "bandwidth_gb_s": bandwidth_gb_s}
-    known = machines.machine(machine, **{key: value for key, value in facts.items() if value is not None})
-    found = plan.plan_pretrain(compose_settings(VERBS[verb], overrides or []), known)
-    print(json.dumps(dataclasses.asdict(found), indent=2, ensure_ascii=False) if as_json else "\n".join(plan.lines(found)))
-    plan.check(found)
+    if verb not in VERBS:
+        raise ConfigError(f"plan: there is no verb '{verb}'; choose among {', '.join(VERBS)}")
+    settings = compose_settings(VERBS[verb], overrides or [], config_dir)
+    submitted = _planned_jobs(VERBS[verb], settings)
+    if verb != "pretrain" and submitted is None:
+        raise ConfigError(f"plan: '{verb}' on this machine is not planned; choose pretrain, or give cluster=NAME of a Slurm cluster")
+    known = None
+    if verb == "pretrain" and (submitted is None or machine or settings.cluster.name in machines.MACHINES):
+        facts = {"devices": devices, "memory_gib": memory_gib, "peak_tflops": peak_tflops, "mfu": mfu, "watts": watts, "pue": pue}
+        facts |= {"network_gb_s": network_gb_s, "bandwidth_gb_s": bandwidth_gb_s}
+        if submitted is not None and devices is None:
+            facts["devices"] = settings.cluster.ranks
+        known = machines.machine(machine or settings.cluster.name, **{key: value for key, value in facts.items() if value is not None})
+    found = plan.plan_pretrain(settings, known) if known else None
+    if as_json:
+        run = dataclasses.asdict(found) if found else {}
+        print(json.dumps(run if submitted is None else {"run": run, "submission": submitted[1]}, indent=2, ensure_ascii=False))
+    else:
+        print("\n".join([*(plan.lines(found) if found else []), *(["", *submitted[0]] if found and submitted else submitted[0] if submitted else [])]))
+    if found:
+        plan.check(found)
+
+
+def _planned_jobs(verb: Verb, settings: Any) -> tuple[list[str], dict[str, Any]] | None:
+    """What would be submitted, as lines and for programs; None where nothing would, because the verb runs here."""
+    stages = [getattr(settings, stage) for stage in settings.stages] if verb.name == "run" else [settings]
+    if not any(stage.cluster.is_slurm for stage in stages):
+        return None
+    from iberlm.cli.cluster_run import planned
+    from iberlm.launch.plan import as_json, plan_lines
+    from iberlm.launch.submit import requests_of
+
+    requests = requests_of(planned(verb, settings))
+    return plan_lines(requests, ask_slurm=True), as_json(requests)
 
 
 @app.command("lineage")

@@ -91,6 +91,15 @@ def ranks_have_run() -> bool:
     return _elsewhere is not None and _elsewhere.status is not None
 
 
+def seconds_elsewhere() -> float:
+    """Seconds that the ranks took, in the process after srun; 0 in any other."""
+    if _elsewhere is None or _elsewhere.status is None:
+        return 0.0
+    with contextlib.suppress(OSError):
+        return max(0.0, time.time() - (_elsewhere.folder / RANKS).stat().st_mtime)
+    return 0.0
+
+
 @dataclass
 class _Rank:
     number: int

@@ -84,6 +84,8 @@ class Record:
     metrics: dict[str, Any] = field(default_factory=dict)
     cards: dict[str, str] = field(default_factory=dict)
     outputs: dict[str, int | None] = field(default_factory=dict)
+    seconds_elsewhere: float = 0.0
+    """Wall seconds that were spent before this process, by ranks that srun started."""
     _pools: dict[int, ProcessPoolExecutor] = field(default_factory=dict)
 
     def pool(self, workers: int) -> ProcessPoolExecutor:
@@ -225,7 +227,7 @@ def run_stage(
             body(config, inputs, out, record)
         if _scope.share is not None:
             raise ConfigError(f"{stage}: has no shards that could be shared out; run it without --share")
-        after, seconds = Usage.now(), time.monotonic() - wall
+        after, seconds = Usage.now(), time.monotonic() - wall + record.seconds_elsewhere
         cpu_seconds = after.cpu_seconds - before.cpu_seconds
         manifest = Manifest(
             stage=stage,

@@ -15,7 +15,7 @@ from iberlm.core.errors import ConfigError, DataError
 from iberlm.core.files import sha256_file, write_json
 from iberlm.core.manifest import Counts, Manifest
 from iberlm.core.progress import say
-from iberlm.core.ranks import ranks_have_run, run_ranks
+from iberlm.core.ranks import ranks_have_run, run_ranks, seconds_elsewhere
 from iberlm.core.stage import Record, run_stage
 from iberlm.finetune.config import FinetuneConfig
 from iberlm.finetune.data import data_files, fingerprint
@@ -83,6 +83,7 @@ def _finetune(config: FinetuneConfig, base: Path, files: list[Path], out: Path, 
         run_ranks(worker.__name__, [str(work / worker.PLAN)], config.cluster.ranks)
     else:
         worker.main([str(work / worker.PLAN)])
+    record.seconds_elsewhere = seconds_elsewhere()
     result: dict[str, Any] = json.loads((work / worker.RESULT).read_text(encoding="utf-8"))
     record.metrics |= before["metrics"] | result
     shutil.rmtree(work)

@@ -242,6 +242,7 @@ def _arguments(config: FinetuneConfig, out: Path, examples: int, sequence_length
         data_seed=config.seed,
         bf16=config.precision == "bf16",
         use_cpu=not accelerated,
+        ddp_find_unused_parameters=False,  # every weight that trains takes part in every step
         dataloader_pin_memory=accelerated,
         # every step, so that a resumed run logs what an uninterrupted one does
         logging_steps=1,

@@ -25,7 +25,9 @@ _REMOTE = re.compile(
     re.IGNORECASE,
 )
 """What a rank says whose partner is gone."""
-_HUNG = re.compile(r"rank \d+ on host (\S+) \(process \d+\)")
+_HANG = "nothing moves any more"
+"""Of `train.watchdog`, which goes on with who is behind."""
+_BEHIND = re.compile(r"rank \d+ on host (\S+) \(process \d+\)")
 
 
 def suspects(reports: list[Report], nodes: list[str], hosts: Mapping[str, str], ranks: int) -> dict[str, str]:
@@ -38,7 +40,9 @@ def suspects(reports: list[Report], nodes: list[str], hosts: Mapping[str, str], 
     failed = sorted((report for report in reports if report["exit_status"] not in (0, Interrupted.exit_status)), key=lambda report: float(report["time"]))
     if not failed:
         return {}
-    for rule in (_devices, _hung, _silent, _own_errors):
+    # a hang is the watchdog's to judge: who reports it is not who caused it
+    hung = any(_HANG in str(report["message"]) for report in failed)
+    for rule in (_devices, _hung) if hung else (_devices, _silent, _own_errors):
         if found := rule(failed, reports, nodes, ranks):
             named = {_node(host, nodes, hosts): why for host, why in found.items()}
             return {node: why for node, why in named.items() if node}
@@ -53,11 +57,10 @@ def _devices(failed: list[Report], reports: list[Report], nodes: list[str], rank
 
 
 def _hung(failed: list[Report], reports: list[Report], nodes: list[str], ranks: int) -> dict[str, str]:
-    for report in failed:
-        message = str(report["message"])
-        if "nothing moves any more" in message and "no rank is ahead of another" not in message:
-            return dict.fromkeys(_HUNG.findall(message), "a rank on it held up the others")
-    return {}
+    message = next(str(report["message"]) for report in failed if _HANG in str(report["message"]))
+    if "no rank is ahead of another" in message:
+        return {}
+    return dict.fromkeys(_BEHIND.findall(message), "a rank on it held up the others")
 
 
 def _silent(failed: list[Report], reports: list[Report], nodes: list[str], ranks: int) -> dict[str, str]:

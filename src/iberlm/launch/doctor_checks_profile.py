@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from iberlm.core.cluster import ClusterConfig, QueueConfig
 from iberlm.launch.doctor_checks import NOTE, PROBLEM, WARNING
-from iberlm.launch.slurm import Limits, Node, Partition
+from iberlm.launch.slurm_machine import Association, Limits, Node, Partition, Qos
 
 AGREES, DIFFERS, UNTOLD = "agrees", "differs", "cannot be told here"
 
@@ -48,14 +48,6 @@ class Kind:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Qos:
-    """Limits of a QOS. 0: none."""
-
-    minutes: int = 0
-    nodes: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
 class Seen:
     """What Slurm said. None: it cannot be told here, for want of accounting."""
 
@@ -64,8 +56,8 @@ class Seen:
     """Kinds of node in the profile's partition."""
     limits: Limits
     qos: Mapping[str, Qos] | None = None
-    associations: Mapping[str, frozenset[str]] | None = None
-    """QOS by account of this user."""
+    associations: Sequence[Association] | None = None
+    """Of this user."""
     reservations: frozenset[str] = frozenset()
 
 
@@ -110,7 +102,7 @@ def _rights(cluster: ClusterConfig, seen: Seen) -> Iterator[Fact]:
     if cluster.account:
         yield _account(cluster.account, partitions, seen)
     elif cluster.account_required:
-        theirs = "an account must be given" + (f": {', '.join(sorted(seen.associations))} are this user's" if seen.associations else "")
+        theirs = "an account must be given" + (f": this user has {', '.join(_accounts(seen))}" if _accounts(seen) else "")
         yield Fact(key="account", verdict=DIFFERS, ours="(none)", theirs=theirs, level=PROBLEM)
     if cluster.qos:
         yield _qos(cluster, partitions, seen)
@@ -129,9 +121,13 @@ def _account(account: str, partitions: Sequence[Partition], seen: Seen) -> Fact:
             return Fact(key="account", verdict=DIFFERS, ours=account, theirs=theirs, level=PROBLEM)
     if seen.associations is None:
         return Fact(key="account", verdict=UNTOLD, ours=account, theirs="there is no accounting that could be asked")
-    if account in seen.associations:
+    if account in _accounts(seen):
         return Fact(key="account", verdict=AGREES, ours=account, theirs="this user may charge it")
-    return Fact(key="account", verdict=DIFFERS, ours=account, theirs=f"this user's are {', '.join(sorted(seen.associations)) or 'none'}", level=PROBLEM)
+    return Fact(key="account", verdict=DIFFERS, ours=account, theirs=f"this user has {', '.join(_accounts(seen)) or 'none'}", level=PROBLEM)
+
+
+def _accounts(seen: Seen) -> list[str]:
+    return sorted({association.account for association in seen.associations or ()})
 
 
 def _qos(cluster: ClusterConfig, partitions: Sequence[Partition], seen: Seen) -> Fact:
@@ -144,8 +140,8 @@ def _qos(cluster: ClusterConfig, partitions: Sequence[Partition], seen: Seen) ->
         return Fact(key="qos", verdict=UNTOLD, ours=qos, theirs="there is no accounting that could be asked")
     if qos not in seen.qos:
         return Fact(key="qos", verdict=DIFFERS, ours=qos, theirs=f"no such QOS; there is {', '.join(sorted(seen.qos))}", level=PROBLEM)
-    own = (seen.associations or {}).get(cluster.account)
-    if own is not None and own and qos not in own:
+    own = {name for association in seen.associations or () if association.account == cluster.account for name in association.qos}
+    if own and qos not in own:
         return Fact(key="qos", verdict=DIFFERS, ours=qos, theirs=f"account {cluster.account} may use {', '.join(sorted(own))}", level=PROBLEM)
     return Fact(key="qos", verdict=AGREES, ours=qos, theirs="it is there")
 
@@ -161,19 +157,20 @@ def _queues(cluster: ClusterConfig, seen: Seen) -> Iterator[Fact]:
     for name, queue in cluster.queues.items():
         used = queue is cluster.queue
         if name in seen.partitions:
-            theirs = Qos(minutes=seen.partitions[name].max_minutes or 0, nodes=seen.partitions[name].max_nodes or 0)
-            yield from _limits(name, queue, theirs, "the partition sets none; a QOS may", used=used)
+            partition = seen.partitions[name]
+            yield from _limits(name, queue, partition.max_minutes, partition.max_nodes, "the partition sets none; a QOS may", used=used)
         elif seen.qos is not None and name in seen.qos:
-            yield from _limits(name, queue, seen.qos[name], "the QOS sets none; the partition or the account may", used=used)
+            qos = seen.qos[name]
+            yield from _limits(name, queue, qos.max_minutes, qos.max_per_job.get("node"), "the QOS sets none; the partition or the account may", used=used)
         else:
-            why = "no accounting tells about a QOS" if seen.qos is None else "neither a partition nor a QOS has this name"
+            verdict, why = (UNTOLD, "no accounting tells about a QOS") if seen.qos is None else (DIFFERS, "neither a partition nor a QOS of this name")
             for key, value in (("walltime_minutes", queue.walltime_minutes), ("nodes", queue.nodes)):
                 if value:
-                    yield Fact(key=f"queues.{name}.{key}", verdict=UNTOLD if seen.qos is None else DIFFERS, ours=str(value), theirs=why, level=WARNING)
+                    yield Fact(key=f"queues.{name}.{key}", verdict=verdict, ours=str(value), theirs=why, level=PROBLEM if used else WARNING)
 
 
-def _limits(name: str, ours: QueueConfig, theirs: Qos, none: str, *, used: bool) -> Iterator[Fact]:
-    for key, mine, limit in (("walltime_minutes", ours.walltime_minutes, theirs.minutes), ("nodes", ours.nodes, theirs.nodes)):
+def _limits(name: str, ours: QueueConfig, minutes: int | None, nodes: int | None, none: str, *, used: bool) -> Iterator[Fact]:
+    for key, mine, limit in (("walltime_minutes", ours.walltime_minutes, minutes), ("nodes", ours.nodes, nodes)):
         if not mine:
             continue
         full = f"queues.{name}.{key}"

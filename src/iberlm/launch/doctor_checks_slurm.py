@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -14,8 +13,10 @@ from iberlm.core.errors import IberlmError
 from iberlm.launch import slurm
 from iberlm.launch.checks import check_request
 from iberlm.launch.doctor_checks import NOTE, OK, PROBLEM, Finding
-from iberlm.launch.doctor_checks_profile import AGREES, DIFFERS, UNTOLD, Fact, Kind, Qos, Seen, compare, partition_names
+from iberlm.launch.doctor_checks_profile import AGREES, DIFFERS, UNTOLD, Fact, Kind, Seen, compare, partition_names
 from iberlm.launch.profile import unverified
+from iberlm.launch.slurm_call import fields_of, number
+from iberlm.launch.slurm_machine import associations, qualities
 from iberlm.launch.work import RANKS, size_of
 
 SECTION = "Slurm"
@@ -73,8 +74,8 @@ def look(cluster: ClusterConfig, limits: slurm.Limits) -> Seen:
         partitions=partitions,
         kinds=_kinds(nodes),
         limits=limits,
-        qos=_qos() if limits.accounting else None,
-        associations=_associations() if limits.accounting else None,
+        qos=qualities() if limits.accounting else None,
+        associations=associations(limits.cluster) if limits.accounting else None,
         reservations=_reservations() if cluster.reservation else frozenset(),
     )
 
@@ -94,52 +95,11 @@ def _kind(group: Sequence[slurm.Node]) -> Kind:
     node = group[0]
     text = slurm.call("scontrol", "-o", "show", "node", node.name).stdout
 
-    def number(key: str) -> int:
-        found = re.search(rf"\b{key}=(\d+)", text)
-        return int(found[1]) if found else 0
-
+    fields = fields_of(text)
     # CPUEfctv (Slurm 22.05) is CPUTot without the cores that are kept for the system; both count threads
-    cpus = number("CPUEfctv") or number("CPUTot") or node.cpus
-    architecture = re.search(r"\bArch=(\S+)", text)
-    return Kind(node=node, number=len(group), cores=cpus // (number("ThreadsPerCore") or 1), architecture=architecture[1] if architecture else "")
-
-
-def _qos() -> dict[str, Qos] | None:
-    lines = _accounts("show", "qos", "format=Name,MaxWall,MaxTRES")
-    if lines is None:
-        return None
-    rows = [line.split("|")[:3] for line in lines if line.count("|") >= 2]
-    return {name: Qos(minutes=slurm.minutes(wall) or 0, nodes=_nodes_of(tres)) for name, wall, tres in rows}
-
-
-def _nodes_of(tres: str) -> int:
-    found = re.search(r"\bnode=(\d+)", tres)
-    return int(found[1]) if found else 0
-
-
-def _associations() -> dict[str, frozenset[str]] | None:
-    lines = _accounts("show", "assoc", "where", f"user={os.environ.get('USER') or _login()}", "format=Account,QOS")
-    if lines is None:
-        return None
-    found: dict[str, frozenset[str]] = {}
-    for account, _, qos in (line.partition("|") for line in lines):
-        found[account] = found.get(account, frozenset()) | frozenset(filter(None, qos.strip("|").split(",")))
-    return found
-
-
-def _login() -> str:
-    import pwd
-
-    return pwd.getpwuid(os.geteuid()).pw_name
-
-
-def _accounts(*arguments: str) -> list[str] | None:
-    """Lines of sacctmgr; None where it is missing or does not tell."""
-    try:
-        done = slurm.call("sacctmgr", "-nP", *arguments)
-    except IberlmError:
-        return None
-    return done.stdout.splitlines() if done.returncode == 0 else None
+    cpus = number(fields.get("CPUEfctv", "")) or number(fields.get("CPUTot", "")) or node.cpus
+    cores = cpus // (number(fields.get("ThreadsPerCore", "")) or 1)
+    return Kind(node=node, number=len(group), cores=cores, architecture=fields.get("Arch", ""))
 
 
 def _reservations() -> frozenset[str]:
@@ -177,10 +137,12 @@ def profile_line(path: Path, key: str) -> int:
     except OSError:
         return 0
     for part in key.split("."):
-        for number in range(line, len(text)):
-            found = re.match(rf"( *)['\"]?{re.escape(part)}['\"]?\s*:", text[number])
-            if found and len(found[1]) > depth and (depth >= 0 or not found[1]):
-                line, depth = number + 1, len(found[1])
+        for index in range(line, len(text)):
+            indent = len(text[index]) - len(text[index].lstrip())
+            if text[index].strip() and indent <= depth:
+                return line  # the end of the block
+            if (depth >= 0 or not indent) and re.match(rf"\s*['\"]?{re.escape(part)}['\"]?\s*:", text[index]):
+                line, depth = index + 1, indent
                 break
         else:
             return line
@@ -206,8 +168,8 @@ def _unverified(cluster: ClusterConfig, facts: Sequence[Fact]) -> Iterator[Findi
         mends.append(f"'cluster.confirmed=[{','.join([*cluster.confirmed, *agreed])}]' accepts those that agree with what was seen")
     if rest:
         mends.append(f"look the others up in the centre's documentation, then give or confirm each: {', '.join(rest)}")
-    number = len(open_facts)
-    seen = f"{number} of the profile's facts {'is' if number == 1 else 'are'} unverified, so a submission is refused"
+    one = len(open_facts) == 1
+    seen = f"{len(open_facts)} of the profile's facts {'is' if one else 'are'} unverified, so a submission is refused"
     yield _finding(cluster, "facts", PROBLEM, seen, "; ".join(mends))
 
 

@@ -31,6 +31,8 @@ TOLD = (Interrupted.exit_status, ENDED, TOLD_OF_LIMIT)
 """Exit statuses of work that did not fail."""
 MENDED_BY_PEOPLE = tuple(kind.exit_status for kind in (ConfigError, CardError, DataError, CorruptError))
 """Exit statuses of errors that come again until somebody mends what they say."""
+STATE = "IBERLM_JOB_STATE"
+"""Variable in which the script hands over what `squeue -h -j JOB -O State,PreemptTime` says of the job, since squeue may be missing in a container."""
 _SLACK_SECONDS = 45.0
 """Slurm looks at limits about every 30 s."""
 
@@ -45,6 +47,9 @@ class Facts:
     """What the work ended with."""
     seconds: float
     """Since the start."""
+    ending: bool = False
+    """Slurm is ending the job: its state is not RUNNING. To requeue it would bring back what somebody cancelled."""
+    preempted: bool = False
     reason: str = ""
     """Of stopped.json: SIGUSR2, SIGTERM or exit; empty: nobody says."""
     reports: list[blame.Report] = field(default_factory=list)
@@ -62,7 +67,7 @@ class Decision:
     """What becomes of the job."""
 
     kind: str
-    """complete, limit, ended, exit, mend, given-up or failed."""
+    """complete, limit, preempted, ended, exit, mend, given-up or failed."""
     message: str
     requeue: bool = False
     blamed: dict[str, str] = field(default_factory=dict)
@@ -77,32 +82,42 @@ def decide(facts: Facts) -> Decision:
         return Decision(kind="given-up", message="given up")
     if status in MENDED_BY_PEOPLE:
         return Decision(kind="mend", message=f"ended with status {status}; what is said above has to be mended before it is submitted again")
-    if status in TOLD:
-        return _stopped(facts)
+    if status in TOLD or facts.ending:
+        return _stopped(facts, _asked_by(facts))
     suspects = blame.suspects(facts.reports, facts.attempt.nodes, facts.hosts, facts.job.ranks)
     how = f"was ended by {_signal(status - 128)}" if status > 128 else f"failed with status {status}"
     return _again(facts, Decision(kind="failed", message=how, blamed=suspects))
 
 
-def _stopped(facts: Facts) -> Decision:
-    """It was told to stop: by the limit it goes on, by a person it does not, and a job that was preempted Slurm requeues itself."""
+def _asked_by(facts: Facts) -> str:
+    """Who asked the work to stop: `exit` (a file), `limit` (its signal), `time` (the limit itself), `preempted` or `person`."""
     limit = 60.0 * facts.job.minutes
-    reason = facts.reason
-    if facts.status == TOLD_OF_LIMIT or (
-        reason == "" and facts.status == Interrupted.exit_status and limit and facts.seconds >= limit - facts.job.signal_seconds - _SLACK_SECONDS
-    ):
-        reason = "SIGUSR2"
-    elif reason in ("", "SIGTERM") and limit and facts.seconds >= limit - _SLACK_SECONDS:
-        reason = "limit"
-    if reason == "SIGUSR2":
+    if facts.reason == "exit":
+        return "exit"
+    if limit and facts.seconds >= limit - _SLACK_SECONDS and (facts.ending or facts.reason == signal.SIGTERM.name):
+        return "time"
+    if facts.ending:
+        return "person"  # or preemption without grace, after which Slurm requeues the job itself
+    if facts.preempted:
+        return "preempted"
+    if facts.status == TOLD_OF_LIMIT or facts.reason == signal.SIGUSR2.name:
+        return "limit"
+    # who does not say by what it was stopped is taken to have been stopped by the signal when it was due
+    due = limit and facts.status == Interrupted.exit_status and facts.seconds >= limit - facts.job.signal_seconds - _SLACK_SECONDS
+    return "limit" if due and not facts.reason else "person"
+
+
+def _stopped(facts: Facts, asked_by: str) -> Decision:
+    if asked_by == "limit":
         return _again(facts, Decision(kind="limit", message="its time was nearly up"))
-    if reason == "limit":
-        return _again(facts, Decision(kind="limit", message="its time was up before it had stopped; raise cluster.signal_seconds"))
-    if reason == "exit":
+    if asked_by == "time":
+        return _again(facts, Decision(kind="limit", message="its time was up before it had stopped (a larger cluster.signal_seconds gives it more)"))
+    if asked_by == "preempted":  # whoever ends within the time of grace has ended, as Slurm sees it
+        return _again(facts, Decision(kind="preempted", message="was preempted"))
+    if asked_by == "exit":
         message = "an `exit` file asked it to stop, and it saved; whoever submits it again goes on from there (that removes the file)"
         return Decision(kind="exit", message=message)
-    message = "was told to end (scancel, or preemption: then Slurm requeues it where the centre has it so); to go on submit it again"
-    return Decision(kind="ended", message=message)
+    return Decision(kind="ended", message="was told to end by scancel or a signal (or Slurm preempted it, and requeues it itself); submit it again to go on")
 
 
 def _again(facts: Facts, found: Decision) -> Decision:
@@ -131,11 +146,14 @@ def collect(folder: Path, job: JobFile, attempt: Attempt, status: int) -> Facts:
     """Look at everything that the decision depends on."""
     history = attempts.read_history(folder, attempt, this=True)
     checks = read_records(folder, attempt)
+    state, preempted = [*os.environ.get(STATE, "").split(), "", ""][:2]
     return Facts(
         job=job,
         attempt=attempt,
         status=status,
         seconds=max(0.0, time.time() - _began(history, checks)),
+        ending=state not in ("", "RUNNING"),
+        preempted=preempted[:1].isdigit(),
         reason=_stop_reason(job.out),
         reports=read_reports(folder / records.REPORTS),
         hosts={record.host: record.node for record in checks},

@@ -98,7 +98,7 @@ def explain(error: BaseException) -> tuple[str, str]:
     modules = {type(entry).__module__.partition(".")[0] for entry in chain}
     if "OfflineModeIsEnabled" in names:
         return OFFLINE, text
-    if "GatedRepoError" in names or "gated" in text.lower():
+    if "GatedRepoError" in names or "is a gated dataset" in text:
         return GATED, text
     statuses = {getattr(entry.response, "status_code", 0) for entry in chain if isinstance(entry, errors.HfHubHTTPError)}
     if names & {"RepositoryNotFoundError", "RevisionNotFoundError", "DatasetNotFoundError"} or 404 in statuses:

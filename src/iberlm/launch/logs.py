@@ -3,6 +3,7 @@
 A log is read as it is on disk; Slurm is asked only whether the job still lives, and that at most every ten seconds.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,14 @@ class Wanted:
     """The last ones; 0: all."""
     errors: bool = False
     """Only lines that say of an error."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clock:
+    """Time as the reader sees it."""
+
+    now: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
 
 
 def choose_log(run_dir: Path, wanted: Wanted) -> tuple[JobRecord, Path | None]:
@@ -90,7 +99,7 @@ class Filter:
         return [rest] if label == str(self._rank) else []
 
 
-def show_log(run_dir: Path, wanted: Wanted, out: TextIO, *, follow: bool, sleep: Callable[[float], None] = time.sleep) -> None:
+def show_log(run_dir: Path, wanted: Wanted, out: TextIO, *, follow: bool, clock: Clock | None = None) -> None:
     """Print the log that is wanted; with `follow` also what is added to it, until its job has ended. Which file it is goes to standard error."""
     record, path = choose_log(run_dir, wanted)
     if path is None and not follow:
@@ -102,13 +111,13 @@ def show_log(run_dir: Path, wanted: Wanted, out: TextIO, *, follow: bool, sleep:
         for line in read_log(path, wanted):
             print(line, file=out)
         return
-    for line in followed(run_dir, record, path, wanted, sleep):
+    for line in followed(run_dir, record, path, wanted, clock or Clock()):
         print(line, file=out, flush=True)
 
 
-def followed(run_dir: Path, record: JobRecord, path: Path | None, wanted: Wanted, sleep: Callable[[float], None]) -> Iterator[str]:
+def followed(run_dir: Path, record: JobRecord, path: Path | None, wanted: Wanted, clock: Clock) -> Iterator[str]:
     """The lines of a log as they come, until its job has ended; waits for the log where there is none yet."""
-    life = _Life(record, wanted.element if path is None else _element(path))
+    life = _Life(record, wanted.element if path is None else _element(path), clock)
     while path is None:
         lives = life.ask()
         path = choose_log(run_dir, wanted)[1]
@@ -116,7 +125,7 @@ def followed(run_dir: Path, record: JobRecord, path: Path | None, wanted: Wanted
             say(f"{record.name} (job {record.job}) has left the queue and has written no log")
             return
         if path is None:
-            sleep(READ_SECONDS)
+            clock.sleep(READ_SECONDS)
         else:
             say(f"{path}")
     yield from read_log(path, wanted)
@@ -132,20 +141,20 @@ def followed(run_dir: Path, record: JobRecord, path: Path | None, wanted: Wanted
             yield from read(rest.decode("utf-8", errors="replace")) if rest else ()
             say(f"{record.name} (job {record.job}) has ended")
             return
-        sleep(READ_SECONDS)
+        clock.sleep(READ_SECONDS)
 
 
 class _Life:
     """Whether a job is queued or runs, by Slurm; asked at most every `ASK_SECONDS`. Where Slurm does not answer the job is taken to live."""
 
-    def __init__(self, record: JobRecord, element: int | None) -> None:
-        self._record, self._element = record, element
-        self._asked, self._lives, self._told = -ASK_SECONDS, True, ""
+    def __init__(self, record: JobRecord, element: int | None, clock: Clock) -> None:
+        self._record, self._element, self._clock = record, element, clock
+        self._asked, self._lives, self._told = -math.inf, True, ""
 
     def ask(self) -> bool:
-        if time.monotonic() - self._asked < ASK_SECONDS:
+        if self._clock.now() - self._asked < ASK_SECONDS:
             return self._lives
-        self._asked = time.monotonic()
+        self._asked = self._clock.now()
         try:
             entries = slurm.queue([self._record.job])
         except ResourceError as error:

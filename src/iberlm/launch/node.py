@@ -181,7 +181,7 @@ def judge_nvidia(text: str) -> Found:
             problems.append(f"GPU {index}: bad memory waits for a reset of the device")
         if (errors := values.get("ecc.errors.uncorrected.volatile.total", "")).isdigit() and int(errors):
             remarks.append(f"GPU {index}: {errors} uncorrected memory errors since the driver was loaded")
-        if "ERR!" in row or "Unknown Error" in text:
+        if any("ERR!" in cell or "Unknown Error" in cell for cell in row):
             problems.append(f"GPU {index}: the driver cannot read it")
         if used.isdigit() and int(used) > 2048:
             remarks.append(f"GPU {index}: {used} MiB are in use already")

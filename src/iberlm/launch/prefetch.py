@@ -21,7 +21,7 @@ from iberlm.core.needs import COMMIT, DATASET, MODEL, TOKENIZER, Need
 from iberlm.core.progress import say
 from iberlm.core.stage import code_version
 from iberlm.launch import hub
-from iberlm.launch.bundle import NUMBA, Item, bundle_environment, read_bundle, write_bundle
+from iberlm.launch.bundle import HUB, NUMBA, Item, bundle_environment, read_bundle, write_bundle
 
 _DOWNLOADS, _LOCK = ".downloads", ".lock"
 _SKIPPED = (".lock", ".incomplete", ".partial")
@@ -46,6 +46,7 @@ def _locked(bundle: Path) -> Iterator[None]:
 def gather(bundle: Path, needs: list[Need]) -> None:
     """Bring everything that `needs` ask of a hub into `bundle`, each thing complete before the next, and record it.
 
+    What is there already is compared with its checksums, and what is damaged is fetched again.
     Raises `ResourceError` when the hub cannot be reached, asks for a token, or the disk is full; `ConfigError` for a name or
     commit that the hub does not have; `DataError` for what is refused: models without safetensors, or that need code of their own;
     `CorruptError` for a download that is damaged. What was complete before stays.
@@ -56,16 +57,36 @@ def gather(bundle: Path, needs: list[Need]) -> None:
             if need.kind not in _FROM_HUB:
                 continue
             before = next((item for item in items if item.is_for(need)), None)
-            if before is not None and not before.problems(bundle, checksums=False):
+            problems = before.problems(bundle, checksums=True) if before is not None else []
+            if before is not None and not problems:
                 say(f"prefetch: {need.kind} {need.title}: already there")
                 if need.used_by in before.used_by:
                     continue
                 found = replace(before, used_by=sorted({*before.used_by, need.used_by}))
             else:
-                found = _fetch(bundle, need, before.commit if before else "")
+                for problem in problems:
+                    say(f"prefetch: {problem}; it is fetched again")
+                if before is not None:
+                    _discard(bundle, before)
+                found = _fetch(bundle, need, before.commit if before is not None else "")
             items = [item for item in items if item is not before] + [found]
             write_bundle(bundle, items, code_version())
         shutil.rmtree(bundle / _DOWNLOADS, ignore_errors=True)
+        for path in (bundle / HUB).rglob("*.incomplete"):  # what a kill left: the libraries begin such a file again under another name
+            path.unlink() if path.is_file() else shutil.rmtree(path)
+
+
+def _discard(bundle: Path, item: Item) -> None:
+    """Delete the damaged files of an item, which the libraries would believe; of a data set all, which is prepared as a whole."""
+    for entry in item.files:
+        path = bundle / entry["path"]
+        whole = path.is_file() and path.stat().st_size == entry["bytes"] and sha256_file(path) == entry["sha256"]
+        if not whole or item.kind == DATASET:
+            path.resolve().unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+    if item.kind == DATASET:
+        for folder in {(bundle / entry["path"]).parent for entry in item.files}:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def record(bundle: Path, item: Item) -> None:

@@ -69,12 +69,16 @@ def put_away(job: JobFile, attempt: Attempt, bad: Mapping[str, str], *, requeue:
 
 def blame(job: JobFile, suspects: Mapping[str, str]) -> dict[str, str]:
     """Those of `suspects` (node: reason) that this failure, the latest, brings to `retry.node_failures`, with the reason for quarantine."""
-    counts = Counter(suspects)
+    counts = Counter(suspects.keys())
     for path in (job.run_dir / records.FOLDER).glob(f"*/**/{records.STARTS}"):
         for line in records.read_lines(path):
             counts.update(line.get("blamed", {}).keys())
     limit = job.retry.node_failures
-    return {node: f"{counts[node]} failures of the run are put down to it, the last: {why}" for node, why in suspects.items() if counts[node] >= limit}
+    return {node: f"{_failures(counts[node])} put down to it, the last: {why}" for node, why in suspects.items() if counts[node] >= limit}
+
+
+def _failures(number: int) -> str:
+    return "1 failure of the run is" if number == 1 else f"{number} failures of the run are"
 
 
 def gone_nodes(nodes: list[str], *, drained: bool) -> dict[str, str]:

@@ -188,7 +188,7 @@ def clean(line: str) -> str:
 def split_label(line: str) -> tuple[str, str]:
     """The rank's number that srun puts before a line ('' without one), and the line."""
     found = _LABEL.match(line)
-    return (found[1], line[found.end() :]) if found else ("", line)
+    return (str(int(found[1])), line[found.end() :]) if found else ("", line)  # 3 of a thousand is written 003
 
 
 def explain_status(status: int) -> str:

@@ -160,7 +160,7 @@ def queued_elements(user: str | None = None, *, partition: str = "", qos: str = 
 
 def accounting(jobs: Iterable[int]) -> dict[int, list[Accounted]] | None:
     """What sacct knows of these jobs, by number, elements in order; None where the cluster has no accounting or does not let one read it."""
-    starts: dict[tuple[int, int], list[Accounted]] = {}
+    text = ""
     for wanted in _chunks(jobs):
         try:
             done = call("sacct", "-nPXD", "--jobs=" + ",".join(map(str, wanted)), "-o", _ACCOUNT_FORMAT)
@@ -168,27 +168,25 @@ def accounting(jobs: Iterable[int]) -> dict[int, list[Accounted]] | None:
             return None
         if done.returncode != 0:
             return None
-        for record in _accounted(done.stdout):
-            starts.setdefault(_order(record), []).append(record)
-    found: dict[int, list[Accounted]] = {}
-    for (job, _), records in sorted(starts.items()):
-        found.setdefault(job, []).append(replace(records[-1], restarts=len(records) - 1))
-    return found
+        text += done.stdout
+    return read_accounting(text)
 
 
 _ACCOUNT_FORMAT = "JobID,State,ExitCode,ElapsedRaw,Start,End,NodeList"
 _ACCOUNT_LINE = re.compile(r"(\d+)(?:_(\d+|\[[^\]]*\]))?\|([A-Z_]+)[^|]*\|(\d+):(\d+)\|(\d*)\|([^|]*)\|([^|]*)\|(.*)")
 
 
-def _accounted(text: str) -> Iterator[Accounted]:
-    """A line each start of a job; elements of an array that have not started share one, 12_[3-5%2]."""
+def read_accounting(text: str) -> dict[int, list[Accounted]]:
+    """Of what sacct writes: a line each start of a job; elements of an array that never started share one, 12_[3-5%2]."""
+    starts: dict[tuple[int, int], list[Accounted]] = {}
+    unstarted: dict[tuple[int, int], list[Accounted]] = {}
     for line in text.splitlines():
         if (found := _ACCOUNT_LINE.fullmatch(line)) is None:
             continue
         job, elements, state, status, signal, seconds, started, ended, node_list = found.groups()
         record = Accounted(
             job=int(job),
-            element=None,
+            element=int(elements) if elements and elements.isdecimal() else None,
             state=state,
             exit_status=int(status),
             signal=int(signal),
@@ -198,10 +196,15 @@ def _accounted(text: str) -> Iterator[Accounted]:
             nodes="" if node_list == "None assigned" else node_list,
             restarts=0,
         )
-        if elements is None:
-            yield record
-        elif re.fullmatch(r"\[?[\d,-]+(%\d+)?\]?", elements):  # a very long list is cut short with dots: squeue knows those elements
-            yield from (replace(record, element=element) for element in parse_array(elements.strip("[]")))
+        if elements is None or elements.isdecimal():
+            starts.setdefault(_order(record), []).append(record)
+        elif re.fullmatch(r"\[[\d,-]+(%\d+)?\]", elements):  # a very long list is cut short with dots: squeue knows those elements
+            for element in parse_array(elements.strip("[]")):
+                unstarted[record.job, element] = [replace(record, element=element)]
+    jobs: dict[int, list[Accounted]] = {}
+    for (number_of_job, _), records in sorted((unstarted | starts).items()):
+        jobs.setdefault(number_of_job, []).append(replace(records[-1], restarts=len(records) - 1))
+    return jobs
 
 
 def cancel(jobs: Iterable[int]) -> None:

@@ -52,7 +52,7 @@ def answer(program: str, *arguments: str) -> str:
 
 
 def minutes(text: str) -> int | None:
-    """Minutes of a time as Slurm writes it, begun ones counted: 2-00:00:00, 30:00, 90; None for UNLIMITED, NONE and the like. Raises `ValueError` for anything else."""
+    """Minutes of a time as Slurm writes it, begun ones counted: 2-00:00:00, 30:00, 90; None for UNLIMITED, NONE and the like."""
     if not text or not text[0].isdecimal():
         return None
     days, _, rest = text.rpartition("-")

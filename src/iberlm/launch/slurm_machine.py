@@ -4,6 +4,7 @@ import os
 import pwd
 import re
 from dataclasses import dataclass
+from functools import cached_property
 
 from iberlm.core.errors import ResourceError
 from iberlm.launch.slurm_call import answer, call, fields_of, minutes, names, number
@@ -191,7 +192,12 @@ def associations(cluster: str) -> list[Association] | None:
         return None
     columns = "Account,Partition,QOS,DefaultQOS,MaxSubmitJobs,MaxWall"
     lines = _accounts("show", "assoc", f"user={user}", f"cluster={cluster}", f"format={columns}")
-    return None if lines is None else [_association(line.split("|")) for line in lines if line.count("|") == 5]
+    return None if lines is None else read_associations(lines)
+
+
+def read_associations(lines: list[str]) -> list[Association]:
+    """Of what sacctmgr writes: account, partition, QOS, default QOS, MaxSubmitJobs, MaxWall."""
+    return [_association(line.split("|")) for line in lines if line.count("|") == 5]
 
 
 def _association(fields: list[str]) -> Association:
@@ -208,7 +214,12 @@ def _association(fields: list[str]) -> Association:
 def qualities() -> dict[str, Qos] | None:
     """All QOS by name; None where Slurm has no accounting or does not say."""
     lines = _accounts("show", "qos", "format=Name,MaxWall,MaxSubmitJobsPU,MaxTRES,Flags")
-    return None if lines is None else {line.partition("|")[0]: _quality(line.split("|")) for line in lines if line.count("|") == 4}
+    return None if lines is None else read_qualities(lines)
+
+
+def read_qualities(lines: list[str]) -> dict[str, Qos]:
+    """Of what sacctmgr writes: name, MaxWall, MaxSubmitJobsPU, MaxTRES, flags."""
+    return {line.partition("|")[0]: _quality(line.split("|")) for line in lines if line.count("|") == 4}
 
 
 def _quality(fields: list[str]) -> Qos:
@@ -220,6 +231,14 @@ def _quality(fields: list[str]) -> Qos:
         max_per_job={name: amount for name, amount in amounts.items() if amount is not None},
         flags=names(fields[4]),
     )
+
+
+def expand(hosts: list[str]) -> list[str]:
+    """Names of nodes: [node[1-2], other] -> [node1, node2, other]; what Slurm cannot read stays as it is."""
+    if not any("[" in host for host in hosts):
+        return hosts
+    done = call("scontrol", "show", "hostnames", ",".join(hosts))
+    return done.stdout.split() if done.returncode == 0 else hosts
 
 
 def ancestors(account: str, cluster: str) -> list[str]:
@@ -238,3 +257,32 @@ def _accounts(*arguments: str) -> list[str] | None:
     except ResourceError:  # a centre may not install it on the login nodes
         return None
     return done.stdout.splitlines() if done.returncode == 0 else None
+
+
+class Machine:
+    """What Slurm says of itself, each thing asked once, when it is first needed: one serves all the jobs of a submission."""
+
+    @cached_property
+    def partitions(self) -> dict[str, Partition]:
+        """By name."""
+        return partitions()
+
+    @cached_property
+    def limits(self) -> Limits:
+        """Of the cluster as a whole."""
+        return limits()
+
+    @cached_property
+    def nodes(self) -> list[Node]:
+        """All of them."""
+        return nodes()
+
+    @cached_property
+    def associations(self) -> list[Association] | None:
+        """The user's accounts; None when Slurm does not tell."""
+        return associations(self.limits.cluster) if self.limits.accounting else None
+
+    @cached_property
+    def qualities(self) -> dict[str, Qos] | None:
+        """All QOS by name; None when Slurm does not tell."""
+        return qualities() if self.limits.accounting else None

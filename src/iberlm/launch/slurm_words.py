@@ -58,9 +58,9 @@ _REASONS: list[tuple[str, str, bool]] = [
     ("FrontEndDown", "no front-end node is up; only the centre can mend that", False),
     ("PartitionDown", "its partition is closed: it starts when the centre opens it; another one: cluster.partition", False),
     ("PartitionInactive", "its partition takes jobs, but starts none now; another one: cluster.partition", False),
-    ("ReqNodeNotAvail, Reserved for maintenance", "maintenance is planned before it could end: it starts afterwards, or sooner with a shorter cluster.walltime_minutes", False),
+    ("ReqNodeNotAvail, Reserved for maintenance", "maintenance begins before it could end: it starts afterwards, or now if shorter", False),
     ("ReqNodeNotAvail, UnavailableNodes:.*", "nodes that it needs are down, drained or reserved; it starts when they are back", False),
-    ("ReqNodeNotAvail.*", "nodes that it needs are reserved or not available now; a shorter cluster.walltime_minutes may start it before a reservation", False),
+    ("ReqNodeNotAvail.*", "nodes that it needs are reserved or not available now; a shorter job may start sooner", False),
     (
         "Nodes required for job are DOWN, DRAINED or reserved.*",
         "too few nodes are up and free of reservations; it starts when others are back (sinfo -R says what is wrong with them)",
@@ -70,7 +70,7 @@ _REASONS: list[tuple[str, str, bool]] = [
     # a person must do something
     ("JobHeldUser", "is held by its owner: `scontrol release JOB` lets it start", False),
     ("JobHeldAdmin", "is held by the centre (or after a failed launch): ask the centre why, or `scontrol release JOB`", False),
-    ("launch failed requeued held", "could not be launched on its nodes and is held: `scontrol release JOB` lets it start again; if that repeats, tell the centre", False),
+    ("launch failed requeued held", "could not be launched and is held: `scontrol release JOB` lets it start again; tell the centre if it fails twice", False),
     ("job requeued in held state", "was put back into the queue and is held: `scontrol release JOB` lets it start", False),
     ("JobHoldMaxRequeue", "was put back into the queue too often and is held: find the cause in its log, then `scontrol release JOB`", False),
     ("QOSUsageThreshold", "the account has used more than its QOS lets it; it starts when usage has decayed, or under another cluster.qos", False),
@@ -78,7 +78,7 @@ _REASONS: list[tuple[str, str, bool]] = [
     ("AssociationTimeLimit|QOSTimeLimit", "the time that the account or QOS may use is used up", False),
     ("AssociationJobLimit|QOSJobLimit", "as many jobs run as the account or QOS may have; it starts when one ends", False),
     # it waits for ever
-    ("DependencyNeverSatisfied", "a job that it waited for failed or was cancelled; mend that one, then run the same command again: only what is missing is submitted", _NEVER),
+    ("DependencyNeverSatisfied", "a job that it waited for failed or was cancelled; mend that, then run the same command again", _NEVER),
     ("BadConstraints", f"no node has what it asks for (cluster.constraint, gpus_per_node, memory_gb_per_node, cores_per_node); {_CANCEL}", _NEVER),
     ("PartitionTimeLimit", f"asks for more time than its partition gives (cluster.walltime_minutes, cluster.partition); {_CANCEL}", _NEVER),
     ("PartitionNodeLimit", f"asks for more nodes than its partition gives, or than are up (cluster.nodes, cluster.partition); {_CANCEL}", _NEVER),
@@ -122,7 +122,7 @@ _LIMIT = re.compile(
     r"(?P<owner>Assoc|QOS)(?P<kind>Grp|Max|Min)(?P<what>WallDuration|SubmitJobs?|BB|Billing|Cpu|CPU|Energy|GRES|Jobs|License|Memory|Mem|Node|Unknown|Wall)"
     r"(?P<minutes>RunMinutes|Minutes)?(?P<whom>PerJob|PerNode|PerUser|PerAccount)?(?:NotSatisfied)?(?:Limit)?"
 )
-_PER_ACCOUNT = re.compile(r"Max(?P<what>SubmitJobs|BB|Billing|Cpu|Energy|GRES|Jobs|License|Memory|Mem|Node|Unknown)PerAccount")
+_PER_ACCOUNT = re.compile(r"Max(?P<what>SubmitJobs|BB|Billing|Cpu|Energy|GRES|Jobs|License|Memory|Mem|Node|Unknown)(?P<minutes>RunMinutes)?PerAccount")
 
 
 def explain(state: str, reason: str) -> str:
@@ -130,11 +130,11 @@ def explain(state: str, reason: str) -> str:
     state, reason = state.upper().partition(" ")[0], _plain(reason)
     if state == "PENDING":
         return _explained(reason)[0]
-    if state in ("FAILED", "CANCELLED", "DEADLINE") and reason not in ("", "None", "NonZeroExitCode"):
+    if state in ("FAILED", "CANCELLED", "DEADLINE"):
         words, never = _explained(reason)
-        if never:  # the reason why it was given up, not only one why it had to wait before
-            return words.removesuffix(f"; {_CANCEL}") + (f": {_STATES[state]}" if state == "CANCELLED" else "")
-        if state == "FAILED":
+        if never:  # Slurm keeps the reason for which it waited
+            return f"{_STATES['CANCELLED'] if state == 'CANCELLED' else 'was given up'} while it waited: {words.removesuffix(f'; {_CANCEL}')}"
+        if state == "FAILED" and reason not in ("", "None"):
             return words
     return _STATES.get(state, "")
 
@@ -166,18 +166,26 @@ def _limit(parts: dict[str, str | None]) -> tuple[str, bool]:
     setting = "cluster.qos" if owner == "QOS" else "cluster.account"
     kind, minutes, whom = parts.get("kind", "Max"), parts.get("minutes"), parts.get("whom") or ""
     if kind == "Min":
-        return f"asks for fewer {what} than its {owner} demands ({setting}); {_CANCEL}", True
+        return f"asks for less than its {owner} demands of {what} ({setting}); {_CANCEL}", True
     if whom in ("PerJob", "PerNode"):
         of_one = "one job" if whom == "PerJob" else "one node"
         amount = f"more {what} x time" if minutes else f"more {what}"
         return f"asks for {amount} than its {owner} gives {of_one} ({setting}, cluster.nodes, cluster.walltime_minutes); {_CANCEL}", True
     if minutes == "Minutes" or what == "time":
-        return f"the budget of its {owner} is used up ({what} x time): it starts when the centre renews it, or under another {setting}", False
+        return (
+            f"the budget of its {owner} ({what}{' x time' if minutes else ''}) is used up: it starts when the centre renews it, or under another {setting}",
+            False,
+        )
     if what == "queued jobs":
         return f"more jobs are queued than its {owner} may have; it is taken up when some have ended", False
-    who = "your other jobs use" if whom == "PerUser" or (kind == "Max" and not whom and parts.get("owner")) else f"the jobs of its {owner} use"
+    yours = whom == "PerUser" or (kind == "Max" and "owner" in parts)
+    if what == "jobs":
+        return f"as many {'of your jobs' if yours else 'jobs'} run as its {owner} may have at once; it starts when one of them ends", False
     amount = f"{what} x remaining time" if minutes else what
-    return f"{who} all the {amount} that its {owner} may have at once; it starts when one of them ends", False
+    return (
+        f"{'your other jobs use' if yours else f'the jobs of its {owner} use'} all the {amount} that its {owner} gives; it starts when one of them ends",
+        False,
+    )
 
 
 _REFUSALS: list[tuple[str, type[IberlmError], str]] = [
@@ -188,13 +196,13 @@ _REFUSALS: list[tuple[str, type[IberlmError], str]] = [
         "the account does not exist, is not yours, or may not use the partition: cluster.account, cluster.partition (yours: sacctmgr show assoc user=$USER)",
     ),
     (r"invalid partition|partition name", ConfigError, "there is no such partition: cluster.partition (those that there are: sinfo -s)"),
-    (r"invalid qos|qos specification", ConfigError, "the QOS does not exist, or your account may not use it: cluster.qos (yours: sacctmgr show assoc user=$USER)"),
+    (r"invalid qos|qos specification", ConfigError, "there is no such QOS, or not for your account: cluster.qos (yours: sacctmgr show assoc user=$USER)"),
     (
         r"QOSMaxSubmitJob|AssocMaxSubmitJob|AssocGrpSubmitJobs|QOSGrpSubmitJobs|MaxSubmitJobsPer",
         ResourceError,
         "you have as many jobs queued as you may, each element of an array counted: wait until some have ended, or lower cluster.elements",
     ),
-    (r"(QOS|Assoc)Max\w*(PerJob|PerNode)|QOSMin\w+", ConfigError, "a limit of the QOS or account for one job: cluster.qos, cluster.nodes, cluster.walltime_minutes"),
+    (r"(QOS|Assoc)Max\w*(PerJob|PerNode)|QOSMin\w+", ConfigError, "more than one job may have: cluster.qos, cluster.nodes, cluster.walltime_minutes"),
     (r"time limit is invalid|PartitionTimeLimit", ConfigError, "the walltime is longer than the partition or QOS gives: cluster.walltime_minutes"),
     (
         r"accounting/QOS policy|MaxJobs|job submit limit",
@@ -217,10 +225,10 @@ _REFUSALS: list[tuple[str, type[IberlmError], str]] = [
     (r"dependency", ConfigError, "a job that it is to wait for is not known any more: run the same command again, which finds out what is missing"),
     (r"--time specification", ConfigError, "cluster.walltime_minutes is no time that Slurm takes"),
     (r"script size|too long|exceeds maximum", ConfigError, "the script is larger than Slurm takes: fewer or shorter cluster.environment, modules, extra"),
-    (r"[Ii]nvalid (option|--)|unrecognized option|[Ii]nvalid --|ambiguous", ConfigError, "an option that this version of sbatch does not take: cluster.extra"),
+    (r"invalid (option|--|numeric value)|unrecognized option|ambiguous", ConfigError, "an option that this version of sbatch does not take: cluster.extra"),
     (r"not available \(inactive or drain\)|partition configuration", ConfigError, "the partition takes no jobs now: cluster.partition"),
     (
-        r"[Ss]ocket timed out",
+        r"socket timed out",
         ResourceError,
         "the controller is too busy to answer, and it may have taken the job all the same: look at `squeue --me` before you submit again",
     ),
@@ -229,7 +237,7 @@ _REFUSALS: list[tuple[str, type[IberlmError], str]] = [
         ResourceError,
         "Slurm does not answer: try again later (scontrol ping), or this machine is no login node of the cluster",
     ),
-    (r"temporarily unable|try again|ermission denied|disabled|Job rate limit", ResourceError, "the centre does not let you submit now: try again later, or ask its support"),
+    (r"temporarily unable|try again|denied|disabled|rate limit", ResourceError, "the centre does not let you do this now: try again later, or ask its support"),
 ]  # fmt: skip
 
 
@@ -238,6 +246,6 @@ def refusal(action: str, words: str) -> IberlmError:
     told = " ".join(line for raw in words.splitlines() if (line := re.sub(r"^\w+: (error: |fatal: )?", "", raw.strip())))
     told = re.sub(r"\s+", " ", "".join(character if character.isprintable() else " " for character in told)).strip()[:600] or "it gave no reason"
     for pattern, kind, mend in _REFUSALS:
-        if re.search(pattern, told):
+        if re.search(pattern, told, re.IGNORECASE):
             return kind(f"{action}: {told}. {mend[0].upper()}{mend[1:]}")
     return ResourceError(f"{action}: {told}")

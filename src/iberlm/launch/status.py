@@ -5,6 +5,7 @@ answers. Nothing is asked twice: one call of squeue a look, however many jobs th
 """
 
 import contextlib
+import shlex
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,7 +14,7 @@ from pathlib import Path
 from iberlm.core.errors import ConfigError, CorruptError, ResourceError
 from iberlm.core.manifest import FILE_NAME, Manifest, find_manifest
 from iberlm.core.ranks import STOPPED as STOPPED_FILE
-from iberlm.core.stage import BEGUN
+from iberlm.core.stage import BEGUN, shown
 from iberlm.launch import evidence, quarantine
 from iberlm.launch.records import FOLDER, JOB, JOBS, JobRecord, read_jobs
 from iberlm.launch.status_jobs import CANCELLED, COMPLETE, FAILED, NEVER, QUEUED, RUNNING, STOPPED, UNKNOWN, Job, Queue, judge, submitted_at
@@ -135,7 +136,7 @@ def _submitted_stage(name: str, records: list[JobRecord], run_dir: Path, queue: 
         if job.elements and job.elements.failed and job is not chosen
     ]
     if hangs:
-        mend = f"iberlm cancel {run_dir} {name}, then the same command: it goes on from what is saved"
+        mend = f"{_cancel(run_dir, name)}, then the same command: it goes on from what is saved"
     return Stage(
         name=name,
         folder=last.out,
@@ -178,10 +179,14 @@ def _next(state: str, job: Job, run_dir: Path, stage: str) -> str:
     if state == STOPPED:
         return "the same command goes on from what is saved"
     if state == NEVER:
-        return f"iberlm cancel {run_dir} {stage}, mend that, and give the same command again"
+        return f"{_cancel(run_dir, stage)}, mend that, and give the same command again"
     if state == CANCELLED:
         return "the same command submits it again"
     return ""
+
+
+def _cancel(run_dir: Path, stage: str) -> str:
+    return f"iberlm cancel {shlex.quote(str(shown(run_dir)))} {stage}"
 
 
 def _progress(folders: list[Path], goal: int) -> tuple[Path | None, evidence.Steps | None, evidence.Shards | None]:

@@ -107,6 +107,8 @@ class Queue:
 
     def __init__(self, records: Sequence[JobRecord]) -> None:
         self._numbers = [record.job for record in records]
+        self.labels = {record.job: f"{record.name} ({record.job})" for record in records}
+        """Jobs as messages name them."""
         self._accounted: dict[tuple[int, int | None], slurm.Accounted] | None = None
         self.complaint = ""
         """Why Slurm does not answer; empty when it does."""
@@ -160,7 +162,7 @@ def _judge_one(
     common: dict[str, Any] = {"name": record.name, "job": record.job, "array": record.array, "submitted": record.submitted, "starts": starts}
     common |= {"requeues": max(0, len(starts) - 1), "logs": [str(log)] if log else []}
     if entry is not None and entry.is_live:
-        return Job(**common, **_live(entry))
+        return Job(**common, **_live(record, entry, queue))
     start, end = attempts.ending_of(mine)
     if manifest is not None:
         return Job(**common, state=COMPLETE, ended=manifest.finished)
@@ -181,8 +183,10 @@ def _judge_one(
     return Job(**common, state=FAILED, why=why, error=reason, ended=_iso(modified(log)) if log else "")
 
 
-def _live(entry: "slurm.QueuedJob") -> dict[str, Any]:
+def _live(record: JobRecord, entry: "slurm.QueuedJob", queue: Queue) -> dict[str, Any]:
     words = slurm.explain(entry.state, entry.reason)
+    if entry.reason == "Dependency" and record.after:
+        words = f"waits for {', '.join(queue.labels.get(job, f'job {job}') for job in record.after)}"
     if entry.state in _WAITING:
         return {"state": NEVER if slurm.never_starts(entry.reason) else QUEUED, "why": words, "expected": entry.started}
     left = "" if entry.time_left in _NO_LIMIT else entry.time_left
@@ -244,7 +248,7 @@ def _judge_array(record: JobRecord, run_dir: Path, queue: Queue, history: list[d
     first = jobs[sorted_by[state][0]] if sorted_by.get(state) else None
     told = [f"element {number}: {jobs[number].why}" for number in bad[:_NAMED] if jobs[number].why]
     told += [f"and {len(bad) - _NAMED} more"] if len(bad) > _NAMED else []
-    waits = [first.why] if first and state in (QUEUED, NEVER) and first.why else []
+    waits = [first.why] if first and state in LIVE and first.why else []
     again = [start for number in record.elements for start in jobs[number].starts if len(jobs[number].starts) > 1]
     errors = [found.error for number in bad if (found := jobs[number]).error is not None]
     return Job(
@@ -252,7 +256,7 @@ def _judge_array(record: JobRecord, run_dir: Path, queue: Queue, history: list[d
         job=record.job,
         array=record.array,
         state=state,
-        why="; ".join(told + waits),
+        why="; ".join(waits + told),
         submitted=record.submitted,
         started=min((found.started for found in jobs.values() if found.started), default=""),
         nodes=",".join(dict.fromkeys(found.nodes for found in jobs.values() if found.nodes)),

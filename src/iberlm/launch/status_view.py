@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from iberlm.core.stage import shown
 from iberlm.launch.evidence import Shards, Steps
 from iberlm.launch.reasons import clean
 from iberlm.launch.records import format_array
@@ -34,7 +36,7 @@ def show(console: Console, status: RunStatus) -> None:
         for line in lines(status):
             print(line)
         return
-    console.print(Text(f"{status.run_dir}  {_when(status.at, status.at)}", style="bold"))
+    console.print(Text(_title(status), style="bold"))
     table = Table.grid(padding=(0, 2))
     for row in rows(status):
         details = Text("\n".join(row.lines))
@@ -48,12 +50,12 @@ def lines(status: RunStatus) -> list[str]:
     """The status as plain lines: columns aligned, nothing cut off."""
     found = rows(status)
     names, states = (max((len(text) for text in column), default=0) for column in ([row.name for row in found], [row.state for row in found]))
-    shown = [f"{status.run_dir}  {_when(status.at, status.at)}"]
+    told = [_title(status)]
     for row in found:
         for number, text in enumerate(row.lines or [""]):
             head = f"{row.name:<{names}}  {row.state:<{states}}" if number == 0 else " " * (names + states + 2)
-            shown.append(f"{head}  {text}".rstrip())
-    return shown + footer(status)
+            told.append(f"{head}  {text}".rstrip())
+    return told + footer(status)
 
 
 def rows(status: RunStatus) -> list[Row]:
@@ -93,7 +95,7 @@ def _stage_lines(stage: Stage, at: str) -> Iterator[str]:
 
 def _job_lines(job: Job, at: str, *, alone: bool) -> Iterator[str]:
     name = _job(job) if alone else f"{job.name} ({_job(job)})"
-    state = "" if alone else f"{job.state}: "
+    state = "" if alone or job.state == CANCELLED else f"{job.state}: "  # of what was cancelled the reason says so
     if job.state == RUNNING:
         parts = [f"on {job.nodes}" if job.nodes else "", f"for {job.elapsed}" if job.elapsed else "", f"{job.time_left} left" if job.time_left else ""]
         words = ", ".join(part for part in parts if part)
@@ -102,8 +104,8 @@ def _job_lines(job: Job, at: str, *, alone: bool) -> Iterator[str]:
         expected = f"; {'starts again' if job.starts else 'expected to start'} {_when(job.expected, at)}" if job.expected else ""
         yield f"{name}: {state}since {_when(job.submitted, at)}: {job.why or 'waits'}{expected}"
     else:
-        ended = f"{_when(job.ended, at)}: " if job.ended else ""
-        yield f"{name}: {state}{ended}{job.why or 'no more is known'}" if job.state != COMPLETE else f"{name}: complete {_when(job.ended, at)}".rstrip()
+        ended = f" ({_when(job.ended, at)})" if job.ended else ""
+        yield f"{name}: complete{ended}" if job.state == COMPLETE else f"{name}: {state}{job.why or 'no more is known'}{ended}"
     if job.elements:
         yield f"  {_elements(job.elements)}"
         if job.why and job.state == RUNNING:
@@ -112,7 +114,7 @@ def _job_lines(job: Job, at: str, *, alone: bool) -> Iterator[str]:
         yield f"  began {len(job.starts)} times"
     yield from _starts(job.starts, at) if job.requeues else []
     if job.state == FAILED and job.logs:
-        yield f"  log: {job.logs[0]}"
+        yield f"  log: {shown(Path(job.logs[0]))}"
 
 
 def _starts(starts: Sequence[Start], at: str) -> Iterator[str]:
@@ -168,10 +170,14 @@ def _job(job: Job) -> str:
     return f"{'array' if job.array else 'job'} {job.job}"
 
 
+def _title(status: RunStatus) -> str:
+    return clean(f"{shown(Path(status.run_dir))}  {datetime.fromisoformat(status.at):%Y-%m-%d %H:%M:%S}")
+
+
 def _when(time: str, at: str) -> str:
-    """A time as people say it: 14:05 of today, else with the date."""
+    """A time as people say it: 14:05:10 of today, else with the date."""
     try:
         moment, now = datetime.fromisoformat(time).astimezone(), datetime.fromisoformat(at).astimezone()
     except ValueError:
         return time
-    return f"{moment:%H:%M:%S}" if moment.date() == now.date() and time != at else f"{moment:%Y-%m-%d %H:%M:%S}" if time == at else f"{moment:%Y-%m-%d %H:%M}"
+    return f"{moment:%H:%M:%S}" if moment.date() == now.date() else f"{moment:%Y-%m-%d %H:%M}"

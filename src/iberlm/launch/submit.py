@@ -14,7 +14,7 @@ from iberlm.core.progress import say
 from iberlm.core.ranks import STOPPED
 from iberlm.core.stage import code_version, shown
 from iberlm.launch import slurm
-from iberlm.launch.checks import check_request
+from iberlm.launch.checks import Machine, check_request
 from iberlm.launch.plan import Request, gpu_hours, plan_lines
 from iberlm.launch.profile import require_verified
 from iberlm.launch.records import CONFIG, FOLDER, JOB, LOGS, SCRIPT, JobRecord, append_job, current_jobs, format_array
@@ -55,10 +55,14 @@ def submit(works: Sequence[Work], common: Submission) -> list[JobRecord]:
         for line in plan_lines(requests_of(works), ask_slurm=True):
             say(line)
         return []
+    for work in works:
+        render(script_of(work, common, []))  # refuses what cannot be quoted
     for cluster in {work.cluster.name: work.cluster for work in works}.values():
         require_verified(cluster)
+    machine, queued = Machine(), 0
     for work in works:
-        _check(work)
+        _check(work, machine, queued)
+        queued += max(1, len(work.elements))
     confirm_hours(works, common)
     taken = snapshot()
     records: list[JobRecord] = []
@@ -77,7 +81,7 @@ def submit(works: Sequence[Work], common: Submission) -> list[JobRecord]:
     return records
 
 
-def _check(work: Work) -> None:
+def _check(work: Work, machine: Machine, queued_before: int) -> None:
     size, cluster = work.size, work.cluster
     if work.uses_gpus and size.gpus_per_node and not cluster.minutes:
         raise ConfigError(f"cluster.walltime_minutes: must be given for '{work.name}': the profile '{cluster.name}' knows no limit of its queue")
@@ -89,6 +93,8 @@ def _check(work: Work) -> None:
         cpus_per_task=size.cpus_per_task,
         tasks_per_node=size.tasks_per_node,
         minutes=cluster.minutes,
+        queued_before=queued_before,
+        machine=machine,
     ):
         say(f"{work.name}: {remark}")
 
@@ -170,7 +176,6 @@ def script_of(work: Work, common: Submission, after: list[int]) -> Script:
 
 def _submit(work: Work, common: Submission, after: list[int], taken: tuple[dict[str, object], str]) -> JobRecord:
     script = script_of(work, common, after)
-    text = render(script)  # before anything is written: it refuses what cannot be quoted
     folder = script.folder
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -183,7 +188,7 @@ def _submit(work: Work, common: Submission, after: list[int], taken: tuple[dict[
     else:
         _write_job(folder, work.settings[0], described, common)
     write_snapshot(folder, taken)
-    write_text(folder / SCRIPT, text)
+    write_text(folder / SCRIPT, render(script))
     job = slurm.submit(folder / SCRIPT)
     return JobRecord(
         name=work.name,

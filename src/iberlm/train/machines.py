@@ -1,17 +1,23 @@
 """Computers that a run can be planned for: what is known of their devices, and the share of the peak that training is taken to reach.
 
-Each fact has its source; what was not verified says so. Of the network only a bound is taken: a step cannot be quicker than what must come into each node
-at the node's full bandwidth. What it costs beyond that is not modelled; shares of the peak that were measured on several nodes hold some of it.
+Clusters are those of `slurm/cluster/` whose profile has a `device`; the table below has others. Each fact has its source; what was
+not verified says so. Of the network only a bound is taken: a step cannot be quicker than what must come into each node at the node's
+full bandwidth. What it costs beyond that is not modelled; shares of the peak that were measured on several nodes hold some of it.
 """
 
 import dataclasses
 import math
 import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+from iberlm.core.cluster import ClusterConfig, setting
 from iberlm.core.errors import ConfigError
 from iberlm.core.process import usable_cores
+from iberlm.core.resources import resource_dir
 from iberlm.train.flops import peak_tflops
 
 GIB = 2**30
@@ -104,73 +110,9 @@ def default_mfu(machine: Machine, parameters: int) -> tuple[float, str]:
     return next(share for limit, share in shares if parameters <= limit), SHARE_SOURCES[machine.family]
 
 
-_CONFIGURATIONS = "public configuration files and user guide of the centre"
-MACHINES = {
+_TABLE = {
     machine.name: machine
     for machine in (
-        Machine(
-            name="marenostrum5_acc",
-            device="NVIDIA H100 64GB HBM2",
-            memory_gib=63.4,
-            devices=4,
-            devices_a_node=4,
-            watts=700,
-            pue=1.08,
-            network_gb_s=100,
-            sources=(
-                f"network 100 GB/s a node (4 adapters of 200 Gbit/s): {NOT_VERIFIED}",
-                f"4 GPUs of 64 GB a node: {_CONFIGURATIONS} (BSC)",
-                f"peak: {DATA_SHEET} of the H100 SXM; that of the 64 GB version is {NOT_VERIFIED}",
-                f"700 W: {DATA_SHEET}, the board's limit; {NOT_VERIFIED} for this version",
-                "PUE 1.08: published evaluation of MareNostrum 5 (best value)",
-            ),
-        ),
-        Machine(
-            name="leonardo_booster",
-            device="NVIDIA A100-SXM-64GB",
-            memory_gib=63.4,
-            devices=4,
-            devices_a_node=4,
-            watts=440,
-            pue=1.1,
-            network_gb_s=50,
-            sources=(
-                f"network 50 GB/s a node: {NOT_VERIFIED}",
-                f"4 GPUs of 64 GB a node: {_CONFIGURATIONS} (CINECA)",
-                f"peak, 440 W and PUE 1.1: {NOT_VERIFIED}",
-            ),
-        ),
-        Machine(
-            name="lumi_g",
-            device="AMD Instinct MI250X",
-            memory_gib=63.9,
-            devices=8,
-            devices_a_node=8,
-            watts=280,
-            pue=1.04,
-            network_gb_s=100,
-            sources=(
-                f"network 100 GB/s a node (4 adapters of 200 Gbit/s): {NOT_VERIFIED}",
-                f"8 dies of 64 GB a node, each a device: {_CONFIGURATIONS} (LUMI)",
-                f"280 W: half of the module's 560 W, {DATA_SHEET}",
-                f"PUE 1.04: {NOT_VERIFIED}",
-            ),
-        ),
-        Machine(
-            name="jupiter",
-            device="NVIDIA GH200",
-            memory_gib=94.5,
-            devices=4,
-            devices_a_node=4,
-            watts=680,
-            pue=1.1,
-            network_gb_s=100,
-            sources=(
-                f"network 100 GB/s a node (4 adapters of 200 Gbit/s): {NOT_VERIFIED}",
-                f"4 GPUs a node: {_CONFIGURATIONS} (JSC)",
-                f"96 GB, 680 W and PUE 1.1: {NOT_VERIFIED}",
-            ),
-        ),
         Machine(
             name="alps",
             device="NVIDIA GH200",
@@ -182,18 +124,9 @@ MACHINES = {
             network_gb_s=100,
             sources=(
                 f"network 100 GB/s a node (4 adapters of 200 Gbit/s): {NOT_VERIFIED}",
-                f"4 GPUs a node: {_CONFIGURATIONS} (CSCS)",
+                "4 GPUs a node: public configuration files and user guide of the centre (CSCS)",
                 f"96 GB, 680 W and PUE 1.1: {NOT_VERIFIED}",
             ),
-        ),
-        Machine(
-            name="finisterrae3",
-            device="NVIDIA A100-PCIE-40GB",
-            memory_gib=39.4,
-            devices=2,
-            devices_a_node=2,
-            watts=250,
-            sources=(f"A100: {_CONFIGURATIONS} (CESGA)", f"2 of 40 GB a node (some nodes have 80 GB), 250 W: {NOT_VERIFIED}; PUE 1.2 assumed"),
         ),
         Machine(
             name="h100",
@@ -236,8 +169,82 @@ MACHINES = {
         ),
     )
 }
-"""One node of each; `machine` changes what it is told."""
+"""One node of each."""
+
+
+class _Machines(Mapping[str, Machine]):
+    """The clusters, then the table. Profiles are read at the first question: every rank imports this module for its units."""
+
+    def __getitem__(self, name: str) -> Machine:
+        return _machines()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_machines())
+
+    def __len__(self) -> int:
+        return len(_machines())
+
+
+MACHINES = _Machines()
+"""One node of each machine, by name. Raises `ConfigError` for a profile that cannot be read; `machine` changes what it is told."""
 LOCAL = "local"
+
+
+@cache
+def _machines() -> dict[str, Machine]:
+    folder = resource_dir("slurm") / "cluster"
+    clusters = (_cluster(path) for path in sorted(folder.glob("*.yaml")))
+    return {found.name: found for found in clusters if found is not None} | _TABLE
+
+
+def _cluster(path: Path) -> Machine | None:
+    """One node of a cluster; None where the profile says nothing of its devices."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        read = OmegaConf.merge(OmegaConf.structured(ClusterConfig), OmegaConf.load(path))
+        cluster: ClusterConfig = OmegaConf.to_object(read)  # type: ignore[assignment]
+    except (OmegaConfBaseException, OSError) as error:
+        raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from error
+    device = cluster.device
+    if not device.name:
+        return None
+    return Machine(
+        name=cluster.name,
+        device=device.name,
+        memory_gib=device.memory_gib,
+        devices=cluster.gpus_per_node,
+        devices_a_node=cluster.gpus_per_node,
+        peak_tflops=device.peak_tflops,
+        watts=device.watts,
+        pue=device.pue,
+        network_gb_s=device.network_gb_s,
+        bandwidth_gb_s=device.bandwidth_gb_s,
+        sources=tuple(_sources(cluster)),
+    )
+
+
+_FACTS = {
+    "device.network_gb_s": "network {:g} GB/s a node",
+    "gpus_per_node": "{} devices a node",
+    "device.name": "{}",
+    "device.memory_gib": "{:g} GiB a device",
+    "device.peak_tflops": "peak {:g} TFLOP/s",
+    "device.watts": "{:g} W a device",
+    "device.pue": "PUE {:g}",
+    "device.bandwidth_gb_s": "checkpoints at {:g} GB/s",
+}
+"""What a plan rests on, in the words of its notes."""
+
+
+def _sources(cluster: ClusterConfig) -> Iterator[str]:
+    for key, words in _FACTS.items():
+        value = setting(cluster, key)
+        if fact := cluster.facts.get(key):
+            yield f"{words.format(value)}: {fact.source}{'' if fact.verified else f' ({NOT_VERIFIED})'}"
+        elif value:
+            yield f"{words.format(value)}: assumed"
 
 
 def machine(name: str, **changes: Any) -> Machine:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from iberlm.core.manifest import Manifest
-from iberlm.core.ranks import ranks_have_run, run_ranks
+from iberlm.core.ranks import ranks_have_run, run_ranks, seconds_elsewhere
 from iberlm.core.stage import Record, run_stage
 from iberlm.train.config import CHECKSUMS, PretrainConfig, accumulation_steps
 from iberlm.train.frozen import Inputs, freeze
@@ -54,6 +54,7 @@ def run(config: PretrainConfig, inputs: list[Manifest], out: Path, *, launcher: 
             worker.train_rank(config, folders, out)
         else:
             launcher("iberlm.train.worker", [str(frozen)], config.cluster.ranks)
+        record.seconds_elsewhere = seconds_elsewhere()
         record.metrics = json.loads((out / worker.SUMMARY).read_text(encoding="utf-8"))
         for name in (export.MODEL, worker.CHECKPOINTS):
             record.output_tree(out / name)

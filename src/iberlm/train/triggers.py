@@ -14,8 +14,8 @@ from iberlm.core.progress import say
 from iberlm.core.ranks import STOPPED
 
 SAVE, EXIT = "save", "exit"
-_IN_JOB = "IBERLM_RANK_REPORTS"
-"""Set by the script of a batch job. There the `exit` file stays: the job may have been requeued while somebody wrote it."""
+_IN_JOB = "IBERLM_JOB"
+"""Set by the script of a batch job (its folder). There the `exit` file stays: the job may have been requeued while somebody wrote it."""
 _LOOK_SECONDS = 2.0
 
 

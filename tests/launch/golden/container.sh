@@ -25,7 +25,7 @@ folder='/scratch/my project/runs/iberian-2b/slurm/pretrain'
 job=$SLURM_JOB_ID
 
 # Environment
-export PYTHONUNBUFFERED=1
+export IBERLM_JOB=$folder PYTHONUNBUFFERED=1
 export NCCL_IB_TIMEOUT=120
 export HF_HOME=/work/me/bundle/hub
 export HF_HUB_CACHE=/work/me/bundle/hub/hub
@@ -120,7 +120,9 @@ if ((status == 0)) && [[ -f $folder/ranks ]]; then
   status=$?
 fi
 
-# Says how it ended, and what is to follow.
+# Says how it ended, and what is to follow: not what it would be for a job that somebody cancels, or that makes room for another.
+IBERLM_JOB_STATE=$(timeout 30 squeue -h -j "$job" -O State,PreemptTime)
+export IBERLM_JOB_STATE
 actions=$(launch end "$folder" "$status") || echo "the end of job $job could not be noted" >&2
 perform <<<"$actions"
 exit "$status"

@@ -31,7 +31,7 @@ module load cuda || exit
 set -u
 
 # Environment
-export PYTHONUNBUFFERED=1
+export IBERLM_JOB=$folder PYTHONUNBUFFERED=1
 export HF_HUB_OFFLINE=1
 export HF_DATASETS_OFFLINE=1
 export HF_EVALUATE_OFFLINE=1
@@ -111,7 +111,9 @@ if ((status == 0)) && [[ -f $folder/ranks ]]; then
   status=$?
 fi
 
-# Says how it ended, and what is to follow.
+# Says how it ended, and what is to follow: not what it would be for a job that somebody cancels, or that makes room for another.
+IBERLM_JOB_STATE=$(timeout 30 squeue -h -j "$job" -O State,PreemptTime)
+export IBERLM_JOB_STATE
 actions=$(launch end "$folder" "$status") || echo "the end of job $job could not be noted" >&2
 perform <<<"$actions"
 exit "$status"

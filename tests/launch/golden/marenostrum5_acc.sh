@@ -29,7 +29,7 @@ module load singularity || exit
 set -u
 
 # Environment
-export PYTHONUNBUFFERED=1
+export IBERLM_JOB=$folder PYTHONUNBUFFERED=1
 export SLURM_CPU_BIND=none
 export NCCL_SOCKET_IFNAME=ib0,ib1,ib2,ib3
 export NCCL_IB_HCA=mlx5
@@ -115,7 +115,9 @@ if ((status == 0)) && [[ -f $folder/ranks ]]; then
   status=$?
 fi
 
-# Says how it ended, and what is to follow.
+# Says how it ended, and what is to follow: not what it would be for a job that somebody cancels, or that makes room for another.
+IBERLM_JOB_STATE=$(timeout 30 squeue -h -j "$job" -O State,PreemptTime)
+export IBERLM_JOB_STATE
 actions=$(launch end "$folder" "$status") || echo "the end of job $job could not be noted" >&2
 perform <<<"$actions"
 exit "$status"
