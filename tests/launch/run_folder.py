@@ -9,9 +9,14 @@ from typing import Any
 
 import pytest
 
+from iberlm.core.cluster import ClusterConfig
+from iberlm.core.config import StageConfig
+from iberlm.core.files import write_json
 from iberlm.core.manifest import Manifest
-from iberlm.core.stage import Record, ShardResult, map_shards, run_stage
-from iberlm.launch.records import JobRecord
+from iberlm.core.stage import Record, ShardResult, code_version, map_shards, run_stage
+from iberlm.launch.attempts import JobFile, read_job
+from iberlm.launch.records import JOB, JobRecord
+from iberlm.launch.work import Work, size_of
 
 
 @dataclass
@@ -88,6 +93,18 @@ def job_record(run: Path, name: str, *, job: int = 0, stage: str = "", out: Path
     values = {"cluster": "lab", "nodes": 1, "tasks_per_node": 1, "cpus_per_task": 1, "gpus_per_node": 0, "minutes": 10} | more
     out = out or run / stage
     return JobRecord(name=name, stage=stage, verb=stage.replace("_", "-"), job=job, out=str(out), submitted=when.isoformat(timespec="seconds"), **values)
+
+
+def describe(run: Path, record: JobRecord) -> JobFile:
+    """Write job.json of a submission as submitting does."""
+    cluster = ClusterConfig(name="lab", scheduler="slurm", walltime_minutes=record.minutes, signal_seconds=60)
+    settings = StageConfig(run_dir=str(run), out=record.out, cluster=cluster)
+    out = Path(record.out)
+    work = Work(
+        name=record.name, stage=record.stage, verb=record.verb, settings=[settings], size=size_of("cpu", cluster), out=out, folders=[out], goal=record.goal
+    )
+    write_json(record.folder(run) / JOB, work.description(run, code_version()))
+    return read_job(record.folder(run))
 
 
 def older(path: Path, seconds: float) -> None:

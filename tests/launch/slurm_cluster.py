@@ -58,7 +58,7 @@ SlurmdTimeout=6
 MessageTimeout=10
 KillWait=2
 JobRequeue=1
-ReturnToService=2
+ReturnToService=1
 """
 PARTITIONS = """
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
@@ -157,17 +157,24 @@ class SlurmCluster:
         return self.wait(lambda: state if (state := self.state(job)) in states else "", seconds, f"job {job} is {' or '.join(states)}")
 
     def idle_nodes(self) -> int:
-        """Number of nodes that are up and have no job."""
-        return len(set(self.run("sinfo", "-h", "-N", "-t", "idle", "-o", "%N", check=False).split()))
+        """Number of nodes that are up, answer and have no job."""
+        return len(set(self.run("sinfo", "-h", "-N", "-r", "-t", "idle", "-o", "%N", check=False).split()))
 
     def kill_node(self, number: int) -> None:
         """Power a node off: every process on it is gone when this returns. Slurm finds out after some seconds (`down` tells it at once)."""
         self._end(f"node{number}")
 
     def start_node(self, number: int) -> None:
-        """Power a node on; returns when Slurm may use it."""
+        """Power a node on, after `down` too; returns when Slurm may use it."""
         self._power_on(number)
-        self.wait(lambda: self._node_state(number).startswith(("IDLE", "MIXED", "ALLOCATED")), 20, f"node{number} is up")
+
+        def is_up() -> bool:
+            state = self._node_state(number)
+            if "DOWN" in state:
+                self.run("scontrol", "update", f"nodename=node{number}", "state=resume", check=False)
+            return not re.search(r"\*|NOT_RESPONDING|DOWN|DRAIN|FAIL|UNKNOWN", state)
+
+        self.wait(is_up, 20, f"node{number} is up")
 
     def down(self, number: int) -> None:
         """Tell Slurm that a node is down; jobs on it are requeued or failed."""

@@ -127,7 +127,7 @@ def test_hostile_values_are_refused_before_anything_is_written(slurm: SlurmClust
 
 def test_a_chain_that_sbatch_refuses_in_the_middle_is_taken_back(slurm: SlurmCluster, tmp_path: Path) -> None:
     # Slurm knows this licence no more than we do: only sbatch can say so
-    status, said = chain(tmp_path, "runs/x", "tokenize.cluster.extra=[--licenses=nowhere]")
+    status, said = chain(tmp_path, "runs/x", "tokenize.cluster.extra=['--licenses=nowhere']")
     assert status in (2, 6), said
     assert "taken back: fetch" in said
     assert not slurm.run("squeue", "-h")

@@ -1,6 +1,8 @@
 """Nodes: what is found of them, which one a failure is put down to, and which ones a run uses no more."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +107,10 @@ NodeName=gs05 State=FAIL
 
 
 def test_slurms_words_on_nodes_are_understood() -> None:
-    down = {"gs01": "Slurm says DOWN*+DRAIN (Not responding [b])", "gs04": "Slurm says IDLE*", "gs05": "Slurm says FAIL"}
-    assert quarantine.judge_states(STATES, drained=False) == down
-    assert quarantine.judge_states(STATES, drained=True) == down | {"gs02": "Slurm says MIXED+DRAIN (maintenance)"}
+    down = {"gs01": "Slurm says DOWN*+DRAIN (Not responding [b])", "gs05": "Slurm says FAIL"}
+    assert quarantine.judge_states(STATES, lost=False) == down
+    away = {"gs02": "Slurm says MIXED+DRAIN (maintenance)", "gs04": "Slurm says IDLE*"}
+    assert quarantine.judge_states(STATES, lost=True) == down | away
 
 
 # --------------------------------------------------------------------------------------------- node, environment, files
@@ -132,7 +135,7 @@ def test_the_kernels_log_is_read_for_errors_of_devices() -> None:
 
 def test_secrets_are_not_written_down() -> None:
     given = {"HF_TOKEN": "x", "WANDB_API_KEY": "x", "HF_ENDPOINT": "https://me:pass@hub.example/a", "EDITOR": "vi", "PATH": "/bin"}
-    found = environment.variables(given | {"NCCL_DEBUG": "INFO", "SLURM_JOB_ID": "7"})
+    found = environment.variables(given | {"NCCL_DEBUG": "INFO", "SLURM_JOB_ID": "7", "HF_PASS_ON": "x"}, ["HF_PASS_ON"])
     assert found == {"HF_ENDPOINT": "https://...@hub.example/a", "NCCL_DEBUG": "INFO", "PATH": "/bin", "SLURM_JOB_ID": "7"}
 
 
@@ -168,3 +171,11 @@ def test_outside_a_job_and_with_a_foreign_job_file_it_says_so(tmp_path: Path) ->
     (tmp_path / records.JOB).write_text("{}")
     with pytest.raises(CorruptError, match=r"job.json: cannot be read as a job of this version \(KeyError: 'run_dir'\); submit the job again"):
         attempts.read_job(tmp_path)
+
+
+def test_jobs_that_end_at_once_lose_no_entry_of_the_quarantine(job: JobFile) -> None:
+    program = "import sys; from pathlib import Path; from iberlm.launch import quarantine; quarantine.add(Path(sys.argv[1]), {sys.argv[2]: 'died'}, 7)"
+    nodes = [f"gs0{number}" for number in range(6)]
+    processes = [subprocess.Popen([sys.executable, "-c", program, str(job.run_dir), name], stderr=subprocess.DEVNULL) for name in nodes]
+    assert [process.wait(60) for process in processes] == [0] * len(nodes)
+    assert quarantine.quarantined(job.run_dir) == dict.fromkeys(nodes, "died")

@@ -26,8 +26,9 @@ from iberlm.sources.config import CorpusConfig, FetchConfig, SourceConfig
 from iberlm.sources.needs import needs as fetch_needs
 from tests.launch.local_hub import LocalHub, Repository
 
+SPLITS = (b"train", b"validation", b"test")
 A, B, C = "a" * 40, "b" * 40, "c" * 40
-CARD = b"---\nconfigs:\n- config_name: eu\n  data_files:\n  - {split: train, path: eu/train.parquet}\n  - {split: validation, path: eu/validation.parquet}\n  - {split: test, path: eu/test.parquet}\n---\n"
+CARD = b"---\nconfigs:\n- config_name: eu\n  data_files:\n" + b"".join(b"  - {split: %b, path: eu/%b.parquet}\n" % (name, name) for name in SPLITS) + b"---\n"
 
 
 def parquet(rows: list[dict[str, Any]]) -> bytes:
@@ -49,6 +50,7 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, st
     rows = [{"premise": "Euria ari du.", "hypothesis": "Bustita dago.", "label": number % 3} for number in range(6)]
     large = {"config.json": b"{}", "model-00001-of-00002.safetensors": weights(0, 12_000_000), "model-00002-of-00002.safetensors": weights(1, 1_000_000)}
     large["model.safetensors.index.json"] = b"{}"
+    splits = {f"eu/{name.decode()}.parquet": parquet(rows[: 2 * number]) for number, name in enumerate(SPLITS, 1)}
     repeated = parquet([{"text": "a" * 1_000_000} for _ in range(24)])
     return {
         ("models", "town/tiny"): Repository(A, tiny | {"pytorch_model.bin": b"a pickle", "modeling.py": b"raise SystemExit", "onnx/model.safetensors": b"x"}),
@@ -57,9 +59,7 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, st
         ("models", "town/pickled"): Repository(A, {"config.json": b"{}", "pytorch_model.bin": b"a pickle"}),
         ("models", "town/program"): Repository(A, large | {"config.json": b'{"auto_map": {"AutoModelForCausalLM": "modeling.Model"}}', "modeling.py": b""}),
         ("models", "town/words"): Repository(A, {"README.md": b"words"}),
-        ("datasets", "HiTZ/xnli-eu"): Repository(
-            C, {"README.md": CARD, "eu/train.parquet": parquet(rows[:3]), "eu/test.parquet": parquet(rows), "eu/validation.parquet": parquet(rows[:2])}
-        ),
+        ("datasets", "HiTZ/xnli-eu"): Repository(C, {"README.md": CARD, **splits}),
         ("datasets", "town/set"): Repository(C, {"train.jsonl": b'{"text": "bat"}\n{"text": "bi"}\n'}),
         ("datasets", "town/repeated"): Repository(C, {"train.parquet": repeated}),
         ("datasets", "town/gated"): Repository(C, {"train.jsonl": b'{"text": "bat"}\n'}, gated=True),
@@ -95,11 +95,12 @@ def child(program: str, bundle: Path, *, cwd: Path) -> str:
 
 
 LOAD_MODEL = """
+from iberlm.core.cluster import ClusterConfig
 from iberlm.core.needs import local_folder
 from iberlm.evaluate.config import EvaluateConfig, SuiteConfig
 from iberlm.evaluate.fingerprint import model_files
 from iberlm.evaluate.model import load_model
-folder = local_folder("town/tiny@{commit}")
+folder = local_folder("town/tiny@{commit}", ClusterConfig())
 model, tokenizer = load_model(EvaluateConfig(model_folder=str(folder), suite=SuiteConfig(tasks=["reading"])))
 print(len(model_files(folder)), tokenizer.decode(model.generate(**tokenizer("Egun on", return_tensors="pt"), max_new_tokens=2)[0])[:3])
 """
@@ -124,7 +125,7 @@ def test_a_bundle_moved_elsewhere_serves_model_and_task_without_a_hub(hub: Local
     items = {item.name: item for item in read_bundle(tmp_path / "bundle")}
     assert items["town/tiny"].commit == A
     assert items["HiTZ/xnli-eu"].commit == C  # the task names none: what was the newest is pinned
-    assert items["HiTZ/xnli-eu"].rows == {"train": 3, "validation": 2, "test": 6}
+    assert items["HiTZ/xnli-eu"].rows == {"train": 2, "validation": 4, "test": 6}
 
     before = len(hub.requests)
     prefetch("evaluate", settings, out=tmp_path / "bundle", wheels=False, loops=False, check=False)
@@ -307,12 +308,16 @@ def test_without_a_bundle_the_cache_that_the_job_will_use_counts(hub: LocalHub, 
     assert missing(needs, cluster(environment={"HF_HOME": "$SHARED"}), tmp_path) == []
     assert len(missing(needs, cluster(environment={"HF_HOME": str(tmp_path / "other")}), tmp_path)) == 2
     assert missing(needs, cluster(bundle=str(tmp_path / "bundle")), tmp_path) == []
+    snapshot = shared / "hub/models--town--tiny/snapshots" / A
+    assert local_folder(f"town/tiny@{A}", cluster(bundle=str(tmp_path / "bundle"))) == snapshot
+    assert local_folder(f"town/tiny@{A}", cluster(environment={"HF_HOME": "$SHARED"})) == snapshot
     monkeypatch.setenv("HF_HOME", str(shared))
-    assert local_folder(f"town/tiny@{A}") == shared / "hub/models--town--tiny/snapshots" / A
+    assert local_folder(f"town/tiny@{A}", cluster()) == snapshot
+    assert local_folder(str(tmp_path), cluster()) == tmp_path
     with pytest.raises(ConfigError, match=r"is not in the cache .*gather it with `iberlm prefetch`"):
-        local_folder(f"town/tiny@{B}")
+        local_folder(f"town/tiny@{B}", cluster())
     with pytest.raises(ConfigError, match="'main' is not a commit; pin it"):
-        local_folder("town/tiny@main")
+        local_folder("town/tiny@main", cluster())
 
 
 def test_what_fetch_downloads_and_what_would_run_code_are_refused_on_nodes_without_internet(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Cluster profiles: typed, each fact with its source, and unverified ones refused until somebody answers for them."""
 
 import dataclasses
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -151,3 +152,30 @@ def test_facts_name_settings_as_setting_does() -> None:
     cluster = acc(container=ContainerConfig(image="x"))
     assert setting(cluster, "queues.acc_debug.nodes") == 8
     assert setting(cluster, "environment.SLURM_CPU_BIND") == "none"
+
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "clusters.md"
+
+
+def fact_table(cluster: ClusterConfig) -> str:
+    """The facts of a profile, as the reference has them."""
+    rows = [f"| setting of `{cluster.name}` | value | source | verified |", "|---|---|---|---|"]
+    for key, fact in cluster.facts.items():
+        value = setting(cluster, key)
+        shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value).lower() if isinstance(value, bool) else str(value)
+        rows.append(f"| `{key}` | `{shown}` | {fact.source} ({fact.date}) | {'yes' if fact.verified else 'no'} |")
+    return "\n".join(rows)
+
+
+@pytest.mark.skipif(not REFERENCE.is_file(), reason="the documentation is no part of this copy")
+@pytest.mark.parametrize("name", [name for name in CLUSTERS if name != "generic"])
+def test_the_reference_has_the_facts_of_each_profile(name: str) -> None:
+    """Rewritten by IBERLM_WRITE_GOLDEN=1, like the golden files."""
+    text, begin, end = REFERENCE.read_text(encoding="utf-8"), f"<!-- facts: {name} -->\n", "\n<!-- end -->"
+    before, _, rest = text.partition(begin)
+    table, _, after = rest.partition(end.lstrip("\n"))
+    wanted = f"\n{fact_table(load_profile(profiles()[name]))}\n\n"
+    if os.environ.get("IBERLM_WRITE_GOLDEN"):
+        REFERENCE.write_text(f"{before}{begin}{wanted}{end.lstrip()}{after}", encoding="utf-8")
+    else:
+        assert table == wanted

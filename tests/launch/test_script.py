@@ -67,7 +67,10 @@ def cases() -> dict[str, Script]:
     found = {name: training(name) for name in profiles() if name not in ("local", "marenostrum5_gpp")}
     curation = replace(load_profile(profiles()["marenostrum5_gpp"]), account="project1")
     found["marenostrum5_gpp"] = script(curation, name="curate", verb="curate", cpus_per_task=112, minutes=4320, arguments=["--until", "select"])
-    found["array"] = replace(found["marenostrum5_gpp"], name="curate-extract-array", arguments=["--until", "extract"], array="0-2,5%2", share=8, after=[71, 72])
+    array = RUN_DIR / "slurm" / "curate-extract-array"
+    until = ["--until", "extract"]
+    found["array"] = replace(found["marenostrum5_gpp"], name=array.name, folder=array, arguments=until, array="0-2,5%2", share=8, after=[71, 72])
+    found["sweep"] = replace(found["generic"], name="pretrain-sweep", array="0-3%2", sweep=True, folder=RUN_DIR / "slurm" / "pretrain-sweep")
     image = ContainerConfig(image="/work/me/iberlm.sif", runtime="singularity", options=["--nv"], binds=["/leonardo_work", "/leonardo_scratch"])
     found["container"] = training("leonardo_booster", container=image, bundle="/work/me/bundle", pass_environment=["WANDB_API_KEY"])
     return found
@@ -196,7 +199,10 @@ RECORDER = """#!/bin/bash
 (IFS=$'\x1f' && echo "${{SLURM_RESTART_COUNT:-0}}$IFS${{*:2}}" >>"{log}/calls")
 case "$*" in
 *launch.node*) ;;
-*launch.end*) [[ ${{SLURM_RESTART_COUNT:-0}} -ge 1 ]] || printf 'chain %s\\nexclude %s\\nrequeue\\n' "$QUEUED" "$(hostname)" ;;
+*launch.end*)
+  echo "$IBERLM_JOB_STATE" >"{log}/state"
+  [[ ${{SLURM_RESTART_COUNT:-0}} -ge 1 ]] || printf 'chain %s\\nexclude %s\\nrequeue\\n' "$QUEUED" "$(hostname)"
+  ;;
 *"--ranks before"*) printf 'iberlm.train.worker\\0a b\\0$(touch x)\\0' >"$(dirname "$5")/ranks" ;;
 *iberlm.train.worker*) env -0 >"{log}/rank-$SLURM_PROCID" ;;
 esac
@@ -264,6 +270,8 @@ def test_slurm_carries_out_scripts_in_a_hostile_folder(slurm: SlurmCluster, tmp_
     shares = sorted(call[-1] for call in calls(work["array"]) if call[0] == "1" and "--share" in call)
     assert shares == ["1/4", "3/4"]
 
+    assert (work["ranks"] / "state").read_text().split()[0] == "RUNNING"
+
     # each rank's environment
     for rank in range(4):
         found = dict(entry.split("=", 1) for entry in (work["ranks"] / f"rank-{rank}").read_text().split("\0") if entry)
@@ -272,7 +280,7 @@ def test_slurm_carries_out_scripts_in_a_hostile_folder(slurm: SlurmCluster, tmp_
         assert (found["SECRET"], found["SOURCED"]) == (os.environ["SECRET"], "yes ")
         assert "PRIVATE" not in found
         assert (found["LOCAL_WORLD_SIZE"], found["OMP_NUM_THREADS"], found["HF_HUB_OFFLINE"]) == ("2", "2", "1")
-        assert found["IBERLM_RANK_REPORTS"] == str(run_dir / "slurm" / "pretrain" / "reports")
+        assert (found["IBERLM_JOB"], found["IBERLM_RANK_REPORTS"]) == (folder, f"{folder}/reports")
         assert found["MASTER_ADDR"] == "node2"  # of the second start: the first had node1
         assert 10_000 <= int(found["MASTER_PORT"]) < 30_000
 

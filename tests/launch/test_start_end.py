@@ -154,6 +154,20 @@ def test_what_ends_is_requeued_or_not(job: JobFile, status: int, values: dict[st
     assert not ended(replace(job, retry=RetryConfig(requeue=False)), status, **values).requeue
 
 
+@pytest.mark.parametrize(
+    ("text", "ending", "preempted"),
+    [
+        ("RUNNING             N/A                 ", False, False),
+        ("RUNNING             2026-11-23T01:35:55 ", False, True),
+        ("COMPLETING          N/A                 ", True, False),
+        ("COMPLETING          2026-11-23T01:36:12 ", True, True),
+        ("", False, False),
+    ],
+)
+def test_what_squeue_says_of_the_job_is_understood(text: str, ending: bool, preempted: bool) -> None:
+    assert end.slurm_state(text) == (ending, preempted)
+
+
 def test_the_budget_holds_for_every_kind_of_end(job: JobFile) -> None:
     strict = replace(job, retry=RetryConfig(max_starts_without_progress=1))
     for status, values in ((1, {}), (140, {}), (75, {"reason": "SIGUSR2"})):
@@ -172,6 +186,8 @@ from pathlib import Path
 
 folder = Path(sys.argv[sys.argv.index("--frozen") + 1]).parent
 name, out, restart = folder.name, folder.parents[1] / "out", int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+if name in ("limit", "cancelled"):
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2, signal.SIGTERM})
 out.mkdir(exist_ok=True)
 (out / f"{name}-{restart}").touch()
 if restart == 0 and name == "limit":

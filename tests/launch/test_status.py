@@ -11,15 +11,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from iberlm.core.files import write_json
-from iberlm.core.stage import code_version
 from iberlm.launch import cancel as cancelling
 from iberlm.launch.logs import Clock, Wanted, show_log
-from iberlm.launch.records import FOLDER, JOB, LOGS, JobRecord, append_job
+from iberlm.launch.records import FOLDER, LOGS, JobRecord, append_job
 from iberlm.launch.status import Stage, run_status
 from iberlm.launch.status_view import lines, show
 
-from .run_folder import complete, heartbeat, job_record, metrics
+from .run_folder import complete, describe, heartbeat, job_record, metrics
 from .slurm_cluster import SlurmCluster
 
 LABELLED = """srun --label --kill-on-bad-exit=1 -n2 bash -c '
@@ -36,10 +34,7 @@ def submit(slurm: SlurmCluster, run: Path, name: str, work: str, *options: str, 
     folder = record.folder(run)
     folder.mkdir(parents=True, exist_ok=True)
     (run / FOLDER / LOGS).mkdir(exist_ok=True)
-    retry = {"requeue": True, "max_starts_without_progress": 3, "node_failures": 2}
-    told = {"name": name, "verb": record.verb, "stage": record.stage, "run_dir": str(run), "out": record.out, "folders": [record.out], "cluster": "lab"}
-    told |= {"gpus_per_node": 0, "nodes": 1, "ranks": 1, "minutes": 10, "goal": record.goal, "retry": retry, "exclude": [], "accelerator": "none"}
-    write_json(folder / JOB, told | {"signal_seconds": 60, "code_version": code_version()})
+    describe(run, record)
     begin = f"trap : TERM; {REAL}.start '{folder}' >/dev/null || exit $?" if book else ":"
     end = f"{REAL}.end '{folder}' $status >/dev/null" if book else ":"
     script = folder / "job.sh"

@@ -73,7 +73,7 @@ def report(folder: Path, rank: int, kind: str, message: str, status: int, at: fl
 def test_before_srun_it_is_written_down_what_the_ranks_are(tmp_path: Path) -> None:
     with ranks_elsewhere(Elsewhere(tmp_path)), pytest.raises(RanksReadyError):
         run_ranks("a.module", ["a file.json", "ñ'"], 4)
-    assert (tmp_path / "ranks").read_bytes().split(b"\0") == [b"a.module", b"a file.json", "ñ'".encode(), b""]
+    assert (tmp_path / "ranks").read_bytes().split(b"\0") == [b"iberlm.core.rank", b"a.module", b"a file.json", "ñ'".encode(), b""]
     with ranks_elsewhere(Elsewhere(tmp_path)):  # a stage that is complete calls nothing: the script finds no file
         pass
     assert not (tmp_path / "ranks").exists()
@@ -113,4 +113,12 @@ def test_a_rank_that_srun_starts_reports_where_it_is_told_and_was_not_wrong_to_s
     ]
     assert ended == [DataError.exit_status, 0]
     with ranks_elsewhere(Elsewhere(tmp_path, 4)), pytest.raises(DataError, match="rank 0"):
+        run_ranks(name, [], 2)
+
+
+def test_a_signal_while_the_module_is_still_imported_is_noted_and_ends_nothing(module: Path, tmp_path: Path) -> None:
+    # the module's import sends itself the signal, before its `main` could listen
+    name = write(module, "from iberlm.core.ranks import Interrupted, noted_signal\nraise Interrupted(f'told by {noted_signal()}')")
+    module.write_text(module.read_text().replace("rank = int", "os.kill(os.getpid(), signal.SIGUSR2)\nrank = int"))
+    with pytest.raises(Interrupted, match="told by SIGUSR2"):
         run_ranks(name, [], 2)

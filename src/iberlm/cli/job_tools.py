@@ -15,7 +15,7 @@ RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder of a run
 
 
 def status(
-    run_dir: Annotated[Path, typer.Argument(metavar="[RUN_DIR]", help="Folder of a run.")] = DEFAULT_RUN_DIR,
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder of a run.")] = DEFAULT_RUN_DIR,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Show it again and again, until Ctrl-C or until nothing is queued or runs any more.")] = False,
     interval: Annotated[int, typer.Option(min=WATCH_SECONDS, help="Seconds between two looks of --watch; 10 at least, since each asks Slurm.")] = 30,
@@ -47,7 +47,7 @@ def status(
 
 def logs(
     run_dir: RunDir,
-    stage: Annotated[str, typer.Argument(metavar="[STAGE]", help="A stage, or the name of a job; without one the log that was written last.")] = "",
+    stage: Annotated[str, typer.Argument(metavar="STAGE", help="A stage, or the name of a job; without one the log that was written last.")] = "",
     rank: Annotated[int | None, typer.Option(min=0, help="Only the lines of this rank.")] = None,
     element: Annotated[int | None, typer.Option(min=0, help="The log of this element of an array.")] = None,
     lines: Annotated[int, typer.Option(min=0, help="How many of the last lines; 0 shows all.")] = 50,
@@ -68,7 +68,7 @@ def logs(
 
 def cancel(
     run_dir: RunDir,
-    stages: Annotated[list[str] | None, typer.Argument(metavar="[STAGE...]", help="Stages, or names of jobs; all jobs of the run without any.")] = None,
+    stages: Annotated[list[str] | None, typer.Argument(metavar="STAGE", help="Stages, or names of jobs; all jobs of the run without any.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Cancel the jobs of a run, those that wait first. The same command that submitted them submits again what is missing.

@@ -65,9 +65,9 @@ def _of_cluster(config: StageConfig) -> list[Need]:
     return [path_need(path, key) for key, path in files.items() if path and cluster.is_slurm]
 
 
-def prefetch_command(verb: str, overrides: list[str], bundle: str) -> str:
+def prefetch_command(verb: str, overrides: list[str], bundle: str, config_dir: str = "") -> str:
     """The command line that gathers what `iberlm VERB OVERRIDES` needs."""
-    return shlex.join(["iberlm", "prefetch", verb, *overrides, "--out", bundle or "BUNDLE"])
+    return shlex.join(["iberlm", "prefetch", verb, *overrides, *(["--config-dir", config_dir] if config_dir else []), "--out", bundle or "BUNDLE"])
 
 
 def prefetch(
@@ -76,6 +76,7 @@ def prefetch(
     out: Annotated[Path | None, typer.Option(help="Folder of the bundle; cluster.bundle when none is given.")] = None,
     wheels: Annotated[bool, typer.Option("--wheels", help="Also the packages of this environment, for a machine without internet.")] = False,
     loops: Annotated[bool, typer.Option("--loops", help="Also compile the loops of curation, for nodes with this machine's processor.")] = False,
+    config_dir: Annotated[Path | None, typer.Option(help="Folder with recipes of your own, as for the verbs.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Download nothing: compare every file with its checksum and say what is missing.")] = False,
 ) -> None:
     """Gather what a job needs from elsewhere into one folder, so that it runs with every hub switched off."""
@@ -85,13 +86,13 @@ def prefetch(
     if verb not in VERBS:
         raise ConfigError(f"prefetch: there is no verb '{verb}'; choose among {', '.join(VERBS)}")
     given = overrides or []
-    config = compose_settings(VERBS[verb], given)
+    config = compose_settings(VERBS[verb], given, config_dir)
     if not (out or config.cluster.bundle):
         raise ConfigError("prefetch: give the bundle's folder: --out FOLDER, or the setting cluster.bundle")
     bundle = out or Path(config.cluster.bundle)
     needs = needs_of(VERBS[verb].recipe, config)
     if check:
-        _check(bundle, needs, config, prefetch_command(verb, given, str(bundle)))
+        _check(bundle, needs, config, prefetch_command(verb, given, str(bundle), str(config_dir or "")))
         return
     _gather(bundle, needs, config, wheels=wheels, loops=loops)
     for remark in _remarks(needs, config, verb, given):

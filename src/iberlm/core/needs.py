@@ -2,7 +2,7 @@
 
 Each stage package tells its own (`needs(config)`); `iberlm prefetch` gathers them, and a submission to nodes without
 internet is refused while one is missing. A setting that takes a model's folder also takes `OWNER/NAME@COMMIT`: the
-model of that name on the hub, found in the cache by `local_folder`. Imports nothing but the standard library.
+model of that name on the hub, found in the cache by `local_folder`. Imports nothing heavy.
 """
 
 import os
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from iberlm.core.cluster import ClusterConfig
 from iberlm.core.errors import ConfigError
 
 MODEL, TOKENIZER, DATASET = "model", "tokenizer", "dataset"
@@ -24,6 +25,8 @@ REFUSED = "refused"
 """What no bundle can hold; `name` says what, `remark` why and what to do instead."""
 KINDS = (MODEL, TOKENIZER, DATASET, PATH, PACKAGE, DOWNLOAD, REFUSED)
 
+BUNDLED_CACHE = Path("hub") / "hub"
+"""The hub's cache within a bundle."""
 COMMIT = re.compile(r"[0-9a-f]{40}")
 _ON_HUB = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)@(?P<revision>[^@/]+)")
 
@@ -82,20 +85,27 @@ def snapshot_folder(cache: Path, name: str, revision: str) -> Path:
     return cache / f"models--{name.replace('/', '--')}" / "snapshots" / revision
 
 
-def local_folder(value: str) -> Path:
-    """The folder that a setting means: the path itself, or for `OWNER/NAME@COMMIT` the one in the hub's cache.
+def hub_caches(cluster: ClusterConfig) -> list[Path]:
+    """Where a model may lie that a job on `cluster` is to find, the first first: the bundle, the cache that the profile names, this process's own."""
+    profile = {name: os.path.expandvars(value) for name, value in cluster.environment.items()}
+    bundle = [Path(os.path.expandvars(cluster.bundle)) / BUNDLED_CACHE] if cluster.bundle else []
+    return [*bundle, *([hub_cache(profile)] if {"HF_HOME", "HF_HUB_CACHE"} & set(profile) else []), hub_cache()]
 
-    Raises `ConfigError` when the cache does not have it.
+
+def local_folder(value: str, cluster: ClusterConfig) -> Path:
+    """The folder that a setting means: the path itself, or for `OWNER/NAME@COMMIT` the one in a cache of the hub.
+
+    Raises `ConfigError` when no cache has it.
     """
     named = hub_name(value)
     if named is None:
         return Path(value).expanduser()
-    folder = snapshot_folder(hub_cache(), *named)
-    if not folder.is_dir():
-        raise ConfigError(
-            f"'{value}' is not in the cache {hub_cache()}; gather it with `iberlm prefetch` and the same settings, and set cluster.bundle or HF_HOME"
-        )
-    return folder
+    folders = [snapshot_folder(cache, *named) for cache in hub_caches(cluster)]
+    if found := next((folder for folder in folders if folder.is_dir()), None):
+        return found
+    raise ConfigError(
+        f"'{value}' is not in the cache {hub_caches(cluster)[0]}; gather it with `iberlm prefetch` and the same settings, and give the folder as cluster.bundle"
+    )
 
 
 def folder_need(kind: str, value: str, used_by: str) -> list[Need]:

@@ -1,8 +1,8 @@
 """Several ranks on this machine: start them, forward signals, and when one fails end the others and say why.
 
-The launcher runs `python -m MODULE ARGUMENTS` once a rank with torch's environment (RANK, WORLD_SIZE, LOCAL_RANK,
-MASTER_ADDR, MASTER_PORT). The module's `main` goes through `rank_main`, which lets an `IberlmError` of a rank reach the
-launcher as what it was.
+The launcher runs `python -m MODULE ARGUMENTS` once a rank (by way of `rank`, which notes signals at once) with torch's
+environment (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT). The module's `main` goes through `rank_main`, which
+lets an `IberlmError` of a rank reach the launcher as what it was.
 
 On a cluster srun starts the ranks, one task each, from the batch script and outside any container. There `run_ranks` is
 cut in two (`ranks_elsewhere`): the first process says what is to be started and ends, the second reads what the ranks
@@ -44,6 +44,7 @@ RANKS, REPORTS = "ranks", "reports"
 """In a job's folder: what srun is to start, separated by NUL; what the ranks reported."""
 STOPPED = "stopped.json"
 """In the folder of a training run that was told to stop: by what, and at which step. The next start removes it."""
+_ENTRY = "iberlm.core.rank"
 _GRACE_SECONDS = 3.0
 """How long the others may take to end by themselves after a rank has failed: theirs may be the better message."""
 _POLL_SECONDS = 0.05
@@ -138,9 +139,23 @@ def run_ranks(module: str, arguments: list[str], processes: int) -> None:
         _raise_failure(ranks)
 
 
+_noted: list[str] = []
+
+
+def note_signals() -> None:
+    """From now on SIGTERM and SIGUSR2 are noted instead of ending this process; `noted_signal` tells."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda number, frame: _noted.append(signal.Signals(number).name))
+
+
+def noted_signal() -> str:
+    """Name of the first signal that came before the work began to listen for itself; empty when none came."""
+    return _noted[0] if _noted else ""
+
+
 def _run_elsewhere(where: Elsewhere, command: list[str]) -> None:
     if where.status is None:
-        write_text(where.folder / RANKS, "".join(f"{part}\0" for part in command))
+        write_text(where.folder / RANKS, "".join(f"{part}\0" for part in [_ENTRY, *command]))
         raise RanksReadyError
     reports = sorted((_json(path) for path in (where.folder / REPORTS).glob("rank-*.json")), key=lambda report: float(report["time"]))
     if not reports and where.status == 0:
@@ -231,7 +246,7 @@ def _environment(processes: int) -> dict[str, str]:
 def _start(module: str, arguments: list[str], number: int, environment: dict[str, str], reports: Path) -> _Rank:
     report = reports / f"rank-{number}.json"
     own = environment | {"RANK": str(number), "LOCAL_RANK": str(number), _REPORT: str(report)}
-    command = [sys.executable, "-m", module, *arguments]
+    command = [sys.executable, "-m", _ENTRY, module, *arguments]
     process = subprocess.Popen(
         command, env=own, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace"
     )

@@ -35,7 +35,7 @@ from trl import SFTConfig, SFTTrainer
 from iberlm.core.errors import ConfigError, DataError, ResourceError
 from iberlm.core.files import write_json
 from iberlm.core.progress import say
-from iberlm.core.ranks import STOP_SIGNALS, Interrupted, rank_main
+from iberlm.core.ranks import STOP_SIGNALS, Interrupted, noted_signal, rank_main
 from iberlm.finetune import chat, measure, watch
 from iberlm.finetune.config import ALL_LINEAR, FinetuneConfig, accumulation_steps
 from iberlm.finetune.prepare import TOKENIZER, TRAIN, VALIDATION
@@ -104,6 +104,8 @@ def _stop_signals(stopping: threading.Event) -> Iterator[None]:
         yield
         return
     before = {number: signal.signal(number, lambda *_: stopping.set()) for number in STOP_SIGNALS}
+    if noted_signal():
+        stopping.set()
     try:
         yield
     finally:

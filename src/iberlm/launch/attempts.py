@@ -61,6 +61,8 @@ class JobFile:
     accelerator: str
     signal_seconds: int
     code_version: str
+    pass_environment: list[str]
+    """Names of variables whose values are written nowhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +89,7 @@ def read_job(folder: Path) -> JobFile:
     try:
         value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         value |= {key: Path(value[key]) for key in ("run_dir", "out")} | {"folders": [Path(entry) for entry in value["folders"]]}
+        value.setdefault("pass_environment", [])
         value["retry"] = RetryConfig(**value["retry"])
         return JobFile(**{entry.name: value[entry.name] for entry in dataclasses.fields(JobFile)})
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -166,7 +169,10 @@ def read_history(folder: Path, attempt: Attempt, *, this: bool = False) -> list[
 
 
 def starts_in_vain(history: list[dict[str, Any]], now: Progress) -> int:
-    """How many of the last starts in a row left the run where it was, the newest first. Starts that were refused (a bad node) do not count."""
+    """How many of the last starts in a row left the run where it was. Starts that were refused (a bad node) do not count.
+
+    For an element of an array what the other elements do is progress, too: the budget bites once they are done.
+    """
     count, after = 0, now
     for line in reversed([line for line in history if line["event"] == "start" and not line["refused"]]):
         if after > line["progress"]:

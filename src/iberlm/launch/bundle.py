@@ -19,7 +19,7 @@ from typing import Any
 from iberlm.core.cluster import ClusterConfig
 from iberlm.core.errors import ConfigError, CorruptError
 from iberlm.core.files import sha256_file, write_json
-from iberlm.core.needs import DATASET, DOWNLOAD, MODEL, PACKAGE, PATH, REFUSED, TOKENIZER, Need, hub_cache, snapshot_folder
+from iberlm.core.needs import BUNDLED_CACHE, DATASET, DOWNLOAD, MODEL, PACKAGE, PATH, REFUSED, TOKENIZER, Need, hub_cache, snapshot_folder
 
 RECORD, HUB, WHEELS, NUMBA = "bundle.json", "hub", "wheels", "numba"
 FORMAT = 1
@@ -72,7 +72,7 @@ def bundle_environment(bundle: Path) -> dict[str, str]:
     folder = bundle.absolute()
     names = {
         "HF_HOME": folder / HUB,
-        "HF_HUB_CACHE": folder / HUB / "hub",
+        "HF_HUB_CACHE": folder / BUNDLED_CACHE,
         "HF_DATASETS_CACHE": folder / HUB / "datasets",
         "HF_MODULES_CACHE": folder / HUB / "modules",
     }
@@ -137,7 +137,7 @@ def missing(needs: list[Need], cluster: ClusterConfig, run_dir: Path) -> list[st
     """
     found = [problem for need in needs for problem in _local_problem(need, cluster, run_dir)]
     if cluster.bundle:
-        return found + check_bundle(Path(cluster.bundle), needs)
+        return found + check_bundle(Path(os.path.expandvars(cluster.bundle)), needs)
     return found + [problem for need in needs if (problem := _not_in_cache(need, cluster))]
 
 
@@ -182,18 +182,18 @@ def _path_problem(need: Need, run_dir: Path) -> list[str]:
 
 
 def _not_in_cache(need: Need, cluster: ClusterConfig) -> str:
-    """What is wrong with a need where the job looks without a bundle: in the Hugging Face cache that its environment names."""
-    variables = {name: os.path.expandvars(value) for name, value in cluster.environment.items()}
+    """What is wrong with a need where the job looks without a bundle: the Hugging Face cache of its profile, or of the user's shell."""
+    profile = {name: os.path.expandvars(value) for name, value in cluster.environment.items()}
+    variables = profile if {"HF_HOME", "HF_HUB_CACHE"} & set(profile) else dict(os.environ)
     cache = hub_cache(variables)
     if need.kind in (MODEL, TOKENIZER):
-        there, where = (snapshot_folder(cache, need.name, need.revision) / "config.json").is_file() or need.kind == TOKENIZER, cache
-        there = there and snapshot_folder(cache, need.name, need.revision).is_dir()
+        there = any(snapshot_folder(cache, need.name, need.revision).glob("*.safetensors" if need.kind == MODEL else "*"))
     elif need.kind == DATASET:
-        where = Path(variables.get("HF_DATASETS_CACHE") or cache.parent / "datasets")
-        there = any(where.glob("*")) and any(_plain(path.name) == _plain(need.name.replace("/", "___")) for path in where.iterdir())
+        cache = Path(variables.get("HF_DATASETS_CACHE") or cache.parent / "datasets")
+        there = any(_plain(path.name) == _plain(need.name.replace("/", "___")) for path in cache.glob("*"))
     else:
         return ""
-    return "" if there else f"{need.used_by}: the {need.kind} {need.title} is neither in a bundle (cluster.bundle is not set) nor in the cache {where}"
+    return "" if there else f"{need.used_by}: the {need.kind} {need.title} is neither in a bundle (cluster.bundle is not set) nor in the cache {cache}"
 
 
 def _plain(name: str) -> str:

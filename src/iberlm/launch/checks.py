@@ -16,6 +16,8 @@ from iberlm.core.errors import ConfigError
 from iberlm.launch import slurm
 from iberlm.launch.slurm_machine import Association, Machine, Node, Partition, Qos, ancestors, expand
 
+__all__ = ["Machine", "check_request"]
+
 MINUTES_A_DAY = 24 * 60
 
 
@@ -221,11 +223,11 @@ def _check_time(asked: _Asked, partition: Partition) -> None:
             f"no walltime is asked for: the partition '{partition.name}' gives {_time(given) if given else 'what it likes'}; see cluster.walltime_minutes"
         )
         return
-    limits = [(cluster.queue.walltime_minutes or None, f"the queue '{cluster.qos or cluster.partition}' by the profile '{cluster.name}'")]
+    limits = [(cluster.queue.walltime_minutes or None, f"the queue {(cluster.qos or cluster.partition)!r} by the profile '{cluster.name}'")]
     if asked.qos_is_hidden:
         if minutes > (partition.max_minutes or minutes):
             asked.remark(
-                f"{_time(minutes)} is more than the partition '{partition.name}' gives; Slurm does not tell whether the QOS '{cluster.qos}' lifts that"
+                f"{_time(minutes)} is more than the partition '{partition.name}' gives; Slurm does not tell whether the QOS {cluster.qos!r} lifts that"
             )
     elif not (qos and qos.overrides_time):
         limits.append((partition.max_minutes, f"the partition '{partition.name}'"))
@@ -268,11 +270,11 @@ def _check_nodes(asked: _Asked, partition: Partition) -> None:
 
 def _check_number(asked: _Asked, partition: Partition) -> None:
     cluster, qos = asked.cluster, asked.qos
-    limits = [(cluster.queue.nodes or None, f"the queue '{cluster.qos or cluster.partition}' by the profile '{cluster.name}'")]
+    limits = [(cluster.queue.nodes or None, f"the queue {(cluster.qos or cluster.partition)!r} by the profile '{cluster.name}'")]
     if asked.qos_is_hidden:
         if asked.nodes > (partition.max_nodes or asked.nodes):
             asked.remark(
-                f"{asked.nodes} nodes are more than the partition '{partition.name}' gives; Slurm does not tell whether the QOS '{cluster.qos}' lifts that"
+                f"{asked.nodes} nodes are more than the partition '{partition.name}' gives; Slurm does not tell whether the QOS {cluster.qos!r} lifts that"
             )
     elif not (qos and qos.overrides_nodes):
         limits.append((partition.max_nodes, f"the partition '{partition.name}'"))
@@ -295,7 +297,7 @@ def _lacks(asked: _Asked, node: Node) -> list[str]:
     if node.cpus < asked.cpus:
         lacking.append(f"{node.cpus} cores")
     if asked.gpus and cluster.gres and node.count(cluster.gres) < asked.gpus:
-        lacking.append(f"{node.count(cluster.gres)} x {cluster.gres}")
+        lacking.append(f"{node.count(cluster.gres)} x {_plain(cluster.gres)}")
     if node.memory_mb < _memory_mb(asked):
         lacking.append(f"{node.memory_mb} MB of memory")
     if cluster.constraint.replace("_", "").replace("-", "").isalnum() and cluster.constraint not in node.features:
@@ -306,7 +308,7 @@ def _lacks(asked: _Asked, node: Node) -> list[str]:
 def _wanted(asked: _Asked) -> str:
     cluster = asked.cluster
     parts = [f"{asked.cpus} cores"]
-    parts += [f"{asked.gpus} x {cluster.gres}"] if asked.gpus and cluster.gres else []
+    parts += [f"{asked.gpus} x {_plain(cluster.gres)}"] if asked.gpus and cluster.gres else []
     parts += [f"{_memory_mb(asked)} MB of memory"] if _memory_mb(asked) else []
     parts += [f"the feature {cluster.constraint!r}"] if cluster.constraint else []
     return ", ".join(parts)
@@ -360,6 +362,10 @@ def _groups() -> set[str]:
         except KeyError:  # a number without a name is in no partition's list
             continue
     return found
+
+
+def _plain(text: str) -> str:
+    return text if text.isprintable() else repr(text)
 
 
 def _time(minutes: int) -> str:

@@ -88,9 +88,9 @@ def show(findings: Sequence[Finding]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in ("", "", "", "seen"):
-        table.add_column(column, overflow="fold")
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for _ in range(4):
+        table.add_column(overflow="fold")
     section = ""
     for finding in findings:
         seen = Text(finding.seen)
@@ -100,4 +100,5 @@ def show(findings: Sequence[Finding]) -> None:
         section = finding.section
     console = Console(highlight=False, emoji=False, markup=False)
     console.print(table)
+    console.print()
     console.print(summary(findings))

@@ -16,6 +16,8 @@ from iberlm.launch.doctor_checks import GIB, NOTE, OK, PROBLEM, WARNING, Finding
 
 SECTION = "Disks"
 IN_MEMORY = ("tmpfs", "ramfs")
+OF_ONE_MACHINE = (*IN_MEMORY, "ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "overlay", "f2fs")
+"""File systems that other nodes see only when one machine serves them to the others."""
 WITHOUT_SHARED_LOCKS = {"lustre": ("localflock", "noflock"), "nfs": ("nolock", "local_lock=all", "local_lock=flock")}
 """Mount options by which a lock is not seen on other nodes."""
 
@@ -73,7 +75,7 @@ def check_disks(cluster: ClusterConfig, run_dir: Path) -> Iterator[Finding]:
         key = (here.stat().st_dev, room)
         if key not in seen:
             seen.add(key)
-            yield room_left(name, path, room)
+            yield room_left(name, path, room, shared=cluster.is_slurm and name in ("run folder", "scratch", "bundle"))
             yield from quotas_left(name, here)
     yield from check_locks(run_dir)
 
@@ -86,8 +88,8 @@ def existing(path: Path) -> Path:
     return path
 
 
-def room_left(name: str, path: Path, room: Room) -> Finding:
-    """Space and files that the file system of `path` has left for this user."""
+def room_left(name: str, path: Path, room: Room, *, shared: bool = False) -> Finding:
+    """Space and files that the file system of `path` has left for this user; `shared`: several nodes must see it."""
     here = existing(path)
     where = f"{path}" if here == path.absolute() else f"{path} (not there yet; of {here})"
     if not os.access(here, os.W_OK | os.X_OK):
@@ -103,6 +105,8 @@ def room_left(name: str, path: Path, room: Room) -> Finding:
     level, mend = _judge(free, files, room)
     if level == OK and name != "node_local" and kind in IN_MEMORY:
         level, mend = WARNING, "choose a folder on a disk: this one is in memory and is gone when the machine starts again"
+    elif level == OK and shared and kind in OF_ONE_MACHINE:
+        level, mend = WARNING, "choose a folder on a file system that all nodes see, unless this machine is the only node"
     return Finding(SECTION, name, level, seen, mend)
 
 

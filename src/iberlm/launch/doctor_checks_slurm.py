@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from iberlm.core.cluster import ClusterConfig, setting
-from iberlm.core.errors import IberlmError
-from iberlm.launch import slurm
+from iberlm.core.errors import IberlmError, ResourceError
 from iberlm.launch.checks import check_request
 from iberlm.launch.doctor_checks import NOTE, OK, PROBLEM, Finding
 from iberlm.launch.doctor_checks_profile import AGREES, DIFFERS, UNTOLD, Fact, Kind, Seen, compare, partition_names
 from iberlm.launch.profile import unverified
-from iberlm.launch.slurm_call import fields_of, number
-from iberlm.launch.slurm_machine import associations, qualities
+from iberlm.launch.slurm_call import call, fields_of, number
+from iberlm.launch.slurm_machine import Machine, Node
 from iberlm.launch.work import RANKS, size_of
 
 SECTION = "Slurm"
 OLDEST = 21
 """Year of the oldest Slurm whose sbatch and scontrol do all that the scripts ask for."""
+PING_SECONDS = 8.0
 
 
 def check_slurm(cluster: ClusterConfig, profile: Path | None = None) -> Iterator[Finding]:
@@ -32,8 +32,10 @@ def check_slurm(cluster: ClusterConfig, profile: Path | None = None) -> Iterator
         yield Finding(SECTION, "programs", PROBLEM if cluster.is_slurm else NOTE, seen, mend)
         yield from _not_asked(cluster)
         return
+    machine = Machine()
     try:
-        limits = slurm.limits()
+        _ping()
+        limits = machine.limits
     except IberlmError as error:
         # the message has its mend
         yield Finding(SECTION, "controller", PROBLEM if cluster.is_slurm else NOTE, " ".join(str(error).split()))
@@ -47,14 +49,22 @@ def check_slurm(cluster: ClusterConfig, profile: Path | None = None) -> Iterator
         yield Finding(SECTION, "profile", NOTE, f"'{cluster.name}' submits nothing; cluster=NAME checks another one against this Slurm")
         return
     try:
-        seen_here = look(cluster, limits)
+        seen_here = look(cluster, machine)
     except IberlmError as error:
         yield Finding(SECTION, "profile", PROBLEM, " ".join(str(error).split()))
         return
     facts = list(compare(cluster, seen_here))
     yield from _shown(cluster, facts, profile)
     yield from _unverified(cluster, facts)
-    yield _whole_job(cluster)
+    yield _whole_job(cluster, machine)
+
+
+def _ping() -> None:
+    """Raise `ResourceError` unless a controller is up. Other programs wait for one for ten seconds and more."""
+    done = call("scontrol", "ping", seconds=PING_SECONDS)
+    if " is UP" not in done.stdout:
+        words = " ".join((done.stderr or done.stdout).replace("*", "").split())
+        raise ResourceError(f"Slurm's controller does not answer ({words}); try again later, ask the centre, or see whether SLURM_CONF is right")
 
 
 def _not_asked(cluster: ClusterConfig) -> Iterator[Finding]:
@@ -65,25 +75,23 @@ def _not_asked(cluster: ClusterConfig) -> Iterator[Finding]:
 # reading
 
 
-def look(cluster: ClusterConfig, limits: slurm.Limits) -> Seen:
+def look(cluster: ClusterConfig, machine: Machine) -> Seen:
     """Everything that is compared. Raises `ResourceError` when Slurm does not answer."""
-    partitions = slurm.partitions()
-    names = set(partition_names(cluster, partitions))
-    nodes = [node for node in slurm.nodes() if names & set(node.partitions)]
+    names = set(partition_names(cluster, machine.partitions))
     return Seen(
-        partitions=partitions,
-        kinds=_kinds(nodes),
-        limits=limits,
-        qos=qualities() if limits.accounting else None,
-        associations=associations(limits.cluster) if limits.accounting else None,
+        partitions=machine.partitions,
+        kinds=_kinds([node for node in machine.nodes if names & set(node.partitions)]),
+        limits=machine.limits,
+        qos=machine.qualities,
+        associations=machine.associations,
         reservations=_reservations() if cluster.reservation else frozenset(),
     )
 
 
-def _kinds(nodes: Sequence[slurm.Node]) -> list[Kind]:
+def _kinds(nodes: Sequence[Node]) -> list[Kind]:
     """Nodes that are alike together, the most frequent first."""
 
-    def alike(node: slurm.Node) -> tuple[Any, ...]:
+    def alike(node: Node) -> tuple[Any, ...]:
         # the sockets to which GPUs are bound are no difference here
         return node.cpus, node.memory_mb, re.sub(r"\(.*?\)", "", node.gres), node.features
 
@@ -91,9 +99,9 @@ def _kinds(nodes: Sequence[slurm.Node]) -> list[Kind]:
     return [_kind(group) for group in sorted(groups, key=len, reverse=True)]
 
 
-def _kind(group: Sequence[slurm.Node]) -> Kind:
+def _kind(group: Sequence[Node]) -> Kind:
     node = group[0]
-    text = slurm.call("scontrol", "-o", "show", "node", node.name).stdout
+    text = call("scontrol", "-o", "show", "node", node.name).stdout
 
     fields = fields_of(text)
     # CPUEfctv (Slurm 22.05) is CPUTot without the cores that are kept for the system; both count threads
@@ -103,7 +111,7 @@ def _kind(group: Sequence[slurm.Node]) -> Kind:
 
 
 def _reservations() -> frozenset[str]:
-    return frozenset(re.findall(r"ReservationName=(\S+)", slurm.call("scontrol", "-o", "show", "reservation").stdout))
+    return frozenset(re.findall(r"ReservationName=(\S+)", call("scontrol", "-o", "show", "reservation").stdout))
 
 
 # shown
@@ -187,11 +195,12 @@ def _value(cluster: ClusterConfig, key: str) -> str:
     return str(dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value) or "(empty)"
 
 
-def _whole_job(cluster: ClusterConfig) -> Finding:
+def _whole_job(cluster: ClusterConfig, machine: Machine) -> Finding:
     """Whether Slurm would take a training job as wide as the profile says."""
     size = size_of(RANKS, cluster)
-    what = f"{size.nodes} {'node' if size.nodes == 1 else 'nodes'} x {size.gpus_per_node} GPUs, {size.tasks_per_node * size.cpus_per_task} cores a node"
-    what += f", {cluster.minutes} minutes" if cluster.minutes else ""
+    cores = size.tasks_per_node * size.cpus_per_task
+    what = f"{size.nodes} {'node' if size.nodes == 1 else 'nodes'} x {size.gpus_per_node} GPUs"
+    what += (f", {cores} cores a node" if cores else "") + (f", {cluster.minutes} minutes" if cluster.minutes else "")
     try:
         remarks = check_request(
             cluster,
@@ -201,6 +210,7 @@ def _whole_job(cluster: ClusterConfig) -> Finding:
             cpus_per_task=size.cpus_per_task,
             tasks_per_node=size.tasks_per_node,
             minutes=cluster.minutes,
+            machine=machine,
         )
     except IberlmError as error:
         return _finding(cluster, "a training job", PROBLEM, f"{what}: {error}", "mend what differs above, then try again")

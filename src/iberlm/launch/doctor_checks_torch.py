@@ -113,6 +113,9 @@ def check_gpus(found: Probe, cluster: ClusterConfig) -> Iterator[Finding]:
             yield Finding(section, f"GPU {number}", PROBLEM, f"{gpu['name']}, {memory}: cannot compute: {gpu['error']}", mend)
         else:
             yield Finding(section, f"GPU {number}", OK, f"{gpu['name']}, {memory}, computes")
+    if cluster.device.name and usable and cluster.device.name not in {gpu["name"] for gpu in usable}:
+        seen = f"the profile has {cluster.device.name}, and this is {usable[0]['name']}: `iberlm plan` counts with the profile's"
+        yield Finding(section, "device.name", NOTE, seen, f"cluster.device.name='{usable[0]['name']}', and its memory, peak and power")
     if by_driver and usable and by_driver != len(usable):
         hidden = {name: os.environ[name] for name in ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES") if name in os.environ}
         why = f" ({', '.join(f'{name}={value}' for name, value in hidden.items())})" if hidden else ""

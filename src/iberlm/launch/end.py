@@ -146,21 +146,27 @@ def collect(folder: Path, job: JobFile, attempt: Attempt, status: int) -> Facts:
     """Look at everything that the decision depends on."""
     history = attempts.read_history(folder, attempt, this=True)
     checks = read_records(folder, attempt)
-    state, preempted = [*os.environ.get(STATE, "").split(), "", ""][:2]
+    ending, preempted = slurm_state(os.environ.get(STATE, ""))
     return Facts(
         job=job,
         attempt=attempt,
         status=status,
         seconds=max(0.0, time.time() - _began(history, checks)),
-        ending=state not in ("", "RUNNING"),
-        preempted=preempted[:1].isdigit(),
+        ending=ending,
+        preempted=preempted,
         reason=_stop_reason(job.out),
         reports=read_reports(folder / records.REPORTS),
         hosts={record.host: record.node for record in checks},
-        gone=quarantine.gone_nodes(attempt.nodes, drained=True) if status and status not in TOLD else {},
+        gone=quarantine.gone_nodes(attempt.nodes, lost=True) if status and status not in TOLD else {},
         history=history,
         progress=attempts.measure_progress(job.folders),
     )
+
+
+def slurm_state(text: str) -> tuple[bool, bool]:
+    """From what the script hands over in `STATE`: whether Slurm is ending the job, and whether it has preempted it."""
+    state, preempted = [*text.split(), "", ""][:2]
+    return state not in ("", "RUNNING"), preempted[:1].isdigit()
 
 
 def _began(history: list[dict[str, Any]], checks: list[NodeRecord]) -> float:

@@ -1,7 +1,9 @@
 """What a start of a job ran in: FOLDER/environment/JOB-RESTART.json, so that two starts, or two runs, can be compared.
 
 Modules, the variables that libraries look at, driver, kernel, Python, every installed package, and IberLM's own version at
-submission and now. A variable whose name sounds like a secret is left out, and credentials in addresses are.
+submission and now. Left out are
+the variables that a job takes from the shell that submits (`cluster.pass_environment`), those whose names sound like a
+secret, and credentials in addresses.
 """
 
 import importlib.metadata
@@ -9,7 +11,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +32,10 @@ _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH|COOKIE", re.IGNORE
 _LOGIN = re.compile(r"(?<=://)[^/@\s]+@")
 
 
-def variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables that are kept, by name: none that sounds like a secret."""
+def variables(environment: Mapping[str, str], secret: Collection[str] = ()) -> dict[str, str]:
+    """The variables that are kept, by name: none of `secret`, and none that sounds like one."""
     kept = (name for name in environment if name in _ALONE or name.split("_")[0] in _FAMILIES)
-    return {name: _LOGIN.sub("...@", environment[name]) for name in sorted(kept) if not _SECRET.search(name)}
+    return {name: _LOGIN.sub("...@", environment[name]) for name in sorted(kept) if name not in secret and not _SECRET.search(name)}
 
 
 def packages() -> dict[str, str]:
@@ -52,7 +54,7 @@ def describe(job: JobFile, attempt: Attempt, nodes: list[NodeRecord]) -> dict[st
         "time": now(),
         "nodes": attempt.nodes,
         "modules": [name for name in environment.get("LOADEDMODULES", "").split(":") if name],
-        "variables": variables(environment),
+        "variables": variables(environment, job.pass_environment),
         "drivers": {record.node: record.driver for record in nodes if record.driver},
         "kernels": {record.node: record.kernel for record in nodes} or {platform.node(): platform.release()},
         "machine": platform.machine(),

@@ -41,6 +41,7 @@ def model(name: str, revision: str, tokenizer_only: bool) -> dict[str, Any]:
     """Download what a stage reads of a model: its folder in the cache, and the names of the files."""
     from huggingface_hub import hf_hub_download, snapshot_download
 
+    repository(name, revision, "model")  # tells at once what is wrong; the calls below try again for half a minute
     chosen: dict[str, Any] = {
         "revision": revision,
         "allow_patterns": [*SETTINGS, *TOKENIZER, *([] if tokenizer_only else WEIGHTS)],

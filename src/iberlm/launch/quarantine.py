@@ -27,10 +27,10 @@ from iberlm.launch.actions import Actions
 from iberlm.launch.attempts import Attempt, JobFile, now
 
 _ASK_SECONDS = 30
-_GONE = frozenset(("DOWN", "FAIL", "ERROR", "NOT_RESPONDING"))
+_DOWN = frozenset(("DOWN", "FAIL", "ERROR"))
 """States of a node that cannot work (scontrol(1), NodeState)."""
-_AWAY = _GONE | {"DRAIN", "DRAINED", "DRAINING", "FAILING"}
-"""Those, and that of a node that an administrator, or the centre's own health check, has taken out."""
+_AWAY = _DOWN | {"NOT_RESPONDING", "DRAIN", "FAILING"}
+"""Those, and that of a node that does not answer, or that an administrator or the centre's own health check has taken out."""
 
 
 def quarantined(run_dir: Path) -> dict[str, str]:
@@ -81,13 +81,14 @@ def _failures(number: int) -> str:
     return "1 failure of the run is" if number == 1 else f"{number} failures of the run are"
 
 
-def gone_nodes(nodes: list[str], *, drained: bool) -> dict[str, str]:
-    """Those of `nodes` that Slurm calls down or failed (with `drained`: or drained), each with the reason; none where `scontrol` is not to be had.
+def gone_nodes(nodes: list[str], *, lost: bool) -> dict[str, str]:
+    """Those of `nodes` that Slurm says cannot work, each with the reason; none where `scontrol` is not to be had.
 
-    A node that is being drained ends the work of the job that has it, so that alone is no reason to give an allocation back.
-    When more than half of several nodes are gone it is the centre, which brings them back, and none is named.
+    With `lost`, for nodes of a start that failed, drained and silent ones are named, too. For nodes of this start they are not: who is drained may
+    end its work, and who is silent was seen by the check. When more than half of several nodes are gone it is the centre, which brings them back,
+    and none is named.
     """
-    found = judge_states(_show_nodes(nodes), drained=drained) if nodes else {}
+    found = judge_states(_show_nodes(nodes), lost=lost) if nodes else {}
     if len(found) > max(1, len(nodes) // 2):
         why = next(iter(found.values()))
         say(f"quarantine: {len(found)} of {len(nodes)} nodes are gone at once ({why}): a matter of the centre, none is put into quarantine")
@@ -95,7 +96,7 @@ def gone_nodes(nodes: list[str], *, drained: bool) -> dict[str, str]:
     return found
 
 
-def judge_states(text: str, *, drained: bool) -> dict[str, str]:
+def judge_states(text: str, *, lost: bool) -> dict[str, str]:
     """As `gone_nodes`, from what `scontrol show node -o` printed."""
     found: dict[str, str] = {}
     for line in text.splitlines():
@@ -103,7 +104,7 @@ def judge_states(text: str, *, drained: bool) -> dict[str, str]:
         if name is None or state is None:
             continue
         flags = set(re.split(r"[^A-Z_]+", state[1]))
-        if flags & (_AWAY if drained else _GONE) or (state[1].endswith("*") and "POWER" not in state[1]):
+        if flags & (_AWAY if lost else _DOWN) or (lost and state[1].partition("+")[0].endswith("*")):  # *: does not answer
             reason = re.search(r"\bReason=(.*?)(?: \[\S+@\S+\]|$)", line)
             found[name[1]] = f"Slurm says {state[1]}" + (f" ({reason[1]})" if reason and reason[1] else "")
     return found

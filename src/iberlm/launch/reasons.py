@@ -142,7 +142,7 @@ _OWN = re.compile(r"^iberlm: (?P<message>.+)")
 _STOPPED = re.compile(r"run the same command again to go on$")
 """What we say when a run was told to stop: that is no error."""
 _EXCEPTION_LINE = re.compile(r"^(?:[\w.]+\.)?[A-Z]\w*(?::|$)")
-_ERROR = re.compile(r"\b(?:error|ERROR|FATAL|Error):")
+_ERROR = re.compile(r"\b(?:error|ERROR|FATAL|Error):\s")
 _START = re.compile(r"\S+ start: \S+, job \S+, start \d+ on ")
 """What `launch.start` says first."""
 _TRACE = "Traceback (most recent call last):"
@@ -176,7 +176,7 @@ class ErrorLines:
             self._traces.add(label)
         elif inside and line and not line[0].isspace():
             self._traces.discard(label)
-        return inside or label in self._traces or _of_line(_TIME.sub("", line)) is not None or bool(_ERROR.search(line))
+        return inside or label in self._traces or _of_line(line) is not None or bool(_ERROR.search(line))
 
 
 def clean(line: str) -> str:
@@ -235,7 +235,6 @@ def _candidates(lines: Iterable[str]) -> Iterator[tuple[int, Reason]]:
     traces: set[str] = set()
     for raw in lines:
         label, line = split_label(clean(raw))
-        line = _TIME.sub("", line)
         if line.startswith(_TRACE):
             traces.add(label)
             continue
@@ -249,6 +248,8 @@ def _candidates(lines: Iterable[str]) -> Iterator[tuple[int, Reason]]:
 
 
 def _of_line(line: str) -> tuple[int, Reason] | None:
+    if _TIME.match(line):  # what we say on the way: progress, and what earlier starts came to
+        return None
     rule, found = next(((rule, found) for rule in _RULES if (found := rule.pattern.search(line))), (None, None))
     if own := _OWN.match(line):
         # our own words stand as they are; what the table knows of them is how to mend it

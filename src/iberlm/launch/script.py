@@ -48,11 +48,11 @@ class Script:
     uses_gpus: bool
     """Asks for GPUs: training, fine-tuning, evaluation."""
     ranks: bool
-    """Several ranks: `before`, srun, `after` (see the contract); else one task."""
+    """Several ranks, which srun starts between two processes of the verb (`core.ranks.ranks_elsewhere`); else one task."""
     arguments: list[str] = field(default_factory=list)
-    """After `iberlm VERB --frozen CONFIG`: e.g. [--share, "$SLURM_ARRAY_TASK_ID/8"] is given by `share`, not here; [--until, extract]."""
+    """What follows `iberlm VERB --frozen CONFIG`, e.g. [--until, extract]."""
     share: int = 0
-    """Elements among which shards are shared out: `--share $SLURM_ARRAY_TASK_ID/share`; 0: none."""
+    """Elements among which shards are shared out (`--share NUMBER/share`); 0: none."""
     sweep: bool = False
     """Each element has a folder of its own, folder/$SLURM_ARRAY_TASK_ID, with config.yaml and job.json."""
     array: str = ""

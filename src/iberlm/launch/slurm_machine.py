@@ -77,7 +77,7 @@ class Node:
         name, _, kind = gres.partition(":")
         total = 0
         for part in re.split(r",(?![^(\[]*[)\]])", self.gres):
-            words = re.sub(r"\(.*", "", part).split(":")
+            words = re.sub(r"\([^)]*\)", "", part).split(":")
             amount = re.fullmatch(r"(\d+)([KMGT]?)", words[-1])
             if words[0] == name and (not kind or kind in words[1:-1]) and amount:
                 total += int(amount[1]) * 1024 ** " KMGT".index(amount[2] or " ")

@@ -223,7 +223,7 @@ _REFUSALS: list[tuple[str, type[IberlmError], str]] = [
     (r"license", ConfigError, "there is no such licence: cluster.extra (scontrol show licenses)"),
     (r"wckey", ConfigError, "the centre wants a wckey: cluster.extra=[--wckey=KEY]"),
     (r"dependency", ConfigError, "a job that it is to wait for is not known any more: run the same command again, which finds out what is missing"),
-    (r"--time specification", ConfigError, "cluster.walltime_minutes is no time that Slurm takes"),
+    (r"--time specification", ConfigError, "no time that Slurm takes: cluster.walltime_minutes"),
     (r"script size|too long|exceeds maximum", ConfigError, "the script is larger than Slurm takes: fewer or shorter cluster.environment, modules, extra"),
     (r"invalid (option|--|numeric value)|unrecognized option|ambiguous", ConfigError, "an option that this version of sbatch does not take: cluster.extra"),
     (r"not available \(inactive or drain\)|partition configuration", ConfigError, "the partition takes no jobs now: cluster.partition"),
@@ -247,5 +247,5 @@ def refusal(action: str, words: str) -> IberlmError:
     told = re.sub(r"\s+", " ", "".join(character if character.isprintable() else " " for character in told)).strip()[:600] or "it gave no reason"
     for pattern, kind, mend in _REFUSALS:
         if re.search(pattern, told, re.IGNORECASE):
-            return kind(f"{action}: {told}. {mend[0].upper()}{mend[1:]}")
+            return kind(f"{action}: {told}; {mend}")
     return ResourceError(f"{action}: {told}")

@@ -131,8 +131,8 @@ def collect(folder: Path, job: JobFile, attempt: Attempt) -> Facts:
         history=history,
         progress=attempts.measure_progress(job.folders),
         records=read_records(folder, attempt),
-        gone=quarantine.gone_nodes(attempt.nodes, drained=False),
-        lost=quarantine.gone_nodes(last["nodes"], drained=True) if last is not None and end is None else {},
+        gone=quarantine.gone_nodes(attempt.nodes, lost=False),
+        lost=quarantine.gone_nodes(last["nodes"], lost=True) if last is not None and end is None else {},
         quarantined=quarantine.quarantined(job.run_dir),
         exit_file=next((path for path in (job.run_dir / EXIT, job.out / EXIT) if path.exists()), None),
     )

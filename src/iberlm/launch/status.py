@@ -30,6 +30,8 @@ ORDER = (
 
 _LOCAL_FRESH_SECONDS = 60.0
 _QUIET_SECONDS = 300.0
+_SKEW_SECONDS = 5.0
+"""Clocks of nodes differ by a little."""
 _QUIET_STEPS = 20.0
 """A step that takes so many times the usual one, and five minutes, is worth a remark, long before the run takes itself for hung."""
 
@@ -53,6 +55,8 @@ class Stage:
     """The part of the stage that `steps` and `shards` are of, where a verb has several: annotate."""
     steps: evidence.Steps | None = None
     shards: evidence.Shards | None = None
+    phase: str = ""
+    """Where a training that has made no step yet is, by its heartbeats."""
     jobs: list[Job] = field(default_factory=list)
     """Newest submission of each name, in order; those that a later submission has taken the place of are left out."""
     hangs: bool = False
@@ -148,6 +152,7 @@ def _submitted_stage(name: str, records: list[JobRecord], run_dir: Path, queue: 
         part=part.name if part and part != Path(last.out) else "",
         steps=steps,
         shards=shards,
+        phase=_phase(part, running[0], now) if running and part and not steps else "",
         jobs=jobs,
         hangs=hangs,
         remarks=remarks + failed,
@@ -197,11 +202,16 @@ def _progress(folders: list[Path], goal: int) -> tuple[Path | None, evidence.Ste
     return None, None, None
 
 
+def _phase(folder: Path, job: Job, now: float) -> str:
+    beats = evidence.beats(folder, _epoch(job.started) - _SKEW_SECONDS)
+    return f"no step yet: {beats.ranks} {'rank' if beats.ranks == 1 else 'ranks'} in '{beats.phase}' for {span(now - beats.at)}" if beats else ""
+
+
 def _standstill(folder: Path, job: Job, record: JobRecord, steps: evidence.Steps | None, now: float) -> tuple[bool, list[str]]:
     """Whether a running job hangs, told by its log and its heartbeats together; what only one of them says is a remark."""
     written = max((time for path in job.logs if (time := evidence.modified(Path(path))) is not None), default=None)
     since = _epoch(job.started) if job.started else 0.0
-    beats = evidence.beats(folder, since - 5)  # clocks of nodes differ by a little
+    beats = evidence.beats(folder, since - _SKEW_SECONDS)
     silent = now - max(written or 0, since)
     if beats is None:
         quiet = record.goal and silent > evidence.HANG_SECONDS

@@ -97,6 +97,8 @@ class Job:
     starts: list[Start] = field(default_factory=list)
     """Of this submission, oldest first; of an array those of elements that began more than once."""
     requeues: int = 0
+    again: bool = False
+    """It (of an array, an element that waits) has begun before, and waits to begin again."""
     error: Reason | None = None
     logs: list[str] = field(default_factory=list)
     """The log; of an array those of the elements that failed, or else the newest one."""
@@ -131,6 +133,20 @@ class Queue:
         return self._accounted.get((record.job, element))
 
 
+class _Reasons:
+    """Reads the ends of logs for reasons, of the first few jobs only: an array of a thousand elements may have failed as one."""
+
+    def __init__(self, limit: int) -> None:
+        self._left = limit
+
+    def of(self, log: Path | None) -> Reason | None:
+        """Why the job of a log ended; None when the log does not say, or enough have been read."""
+        if log is None or self._left == 0:
+            return None
+        self._left -= 1
+        return reason_of(log)
+
+
 def judge(record: JobRecord, run_dir: Path, queue: Queue, now: float) -> Job:
     """The state of a submission."""
     history = _history(record.folder(run_dir), record)
@@ -138,7 +154,7 @@ def judge(record: JobRecord, run_dir: Path, queue: Queue, now: float) -> Job:
         return _judge_array(record, run_dir, queue, history, now)
     entry = next(iter(queue.of(record)), None)
     logs = record.logs(run_dir)
-    return _judge_one(record, None, entry, queue, history, logs[-1] if logs else None, _manifest_of(Path(record.out), record, history), now)
+    return _judge_one(record, None, entry, queue, history, logs[-1] if logs else None, _manifest_of(Path(record.out), record, history), _Reasons(1), now)
 
 
 def submitted_at(record: JobRecord) -> float:
@@ -154,6 +170,7 @@ def _judge_one(
     history: list[dict[str, Any]],
     log: Path | None,
     manifest: Manifest | None,
+    reasons: _Reasons,
     now: float,
 ) -> Job:
     """Of a job without an array, or of one element."""
@@ -162,23 +179,23 @@ def _judge_one(
     common: dict[str, Any] = {"name": record.name, "job": record.job, "array": record.array, "submitted": record.submitted, "starts": starts}
     common |= {"requeues": max(0, len(starts) - 1), "logs": [str(log)] if log else []}
     if entry is not None and entry.is_live:
-        return Job(**common, **_live(record, entry, queue))
+        return Job(**common, **_live(record, entry, queue), again=entry.state in _WAITING and bool(starts))
     start, end = attempts.ending_of(mine)
     if manifest is not None:
         return Job(**common, state=COMPLETE, ended=manifest.finished)
     if end is not None:
-        return Job(**common, **_ended(end, entry, log))
+        return Job(**common, **_ended(end, entry, log, reasons))
     if start is not None and start["refused"]:
         stopped = _EXIT_FILE in start["refused"]
         return Job(**common, state=STOPPED if stopped else FAILED, why=start["refused"], ended=start["time"])
     if (over := entry or queue.accounted(record, element)) is not None and over.state in FINISHED:
-        return Job(**common, **_over(over, start, log))
+        return Job(**common, **_over(over, start, log, reasons))
     if queue.complaint:
         return Job(**common, **_unasked(start, log, now))
     if start is None and log is None:
         return Job(**common, state=CANCELLED, why="it left the queue without having begun: cancelled, or what it waited for failed")
     # Slurm has forgotten it, and no word of its end was written
-    reason = reason_of(log) if log else None
+    reason = reasons.of(log)
     why = reason.text if reason else "it ended without a word: its node failed, or somebody cancelled it"
     return Job(**common, state=FAILED, why=why, error=reason, ended=_iso(modified(log)) if log else "")
 
@@ -193,7 +210,7 @@ def _live(record: JobRecord, entry: "slurm.QueuedJob", queue: Queue) -> dict[str
     return {"state": RUNNING, "why": words, "started": entry.started, "nodes": entry.nodes, "elapsed": entry.time_used, "time_left": left}
 
 
-def _ended(end: dict[str, Any], entry: "slurm.QueuedJob | None", log: Path | None) -> dict[str, Any]:
+def _ended(end: dict[str, Any], entry: "slurm.QueuedJob | None", log: Path | None, reasons: _Reasons) -> dict[str, Any]:
     """By the word that it left at its end."""
     status = int(end["status"])
     message, ended = str(end["message"]), {"ended": end["time"]}
@@ -203,12 +220,12 @@ def _ended(end: dict[str, Any], entry: "slurm.QueuedJob | None", log: Path | Non
         return {"state": CANCELLED, "why": "was cancelled, while it ran" if end["kind"] == "ended" else f"was cancelled; before, {message}", **ended}
     if end["kind"] in _STOPPED_KINDS:
         return {"state": STOPPED, "why": message, **ended}
-    reason = reason_of(log) if log else None
+    reason = reasons.of(log)
     why = reason.text if reason else f"{message} ({explain_status(status)})"
     return {"state": FAILED, "why": f"{why}; {message}" if reason and end["kind"] == "given-up" else why, "error": reason, **ended}
 
 
-def _over(entry: "slurm.QueuedJob | slurm.Accounted", start: dict[str, Any] | None, log: Path | None) -> dict[str, Any]:
+def _over(entry: "slurm.QueuedJob | slurm.Accounted", start: dict[str, Any] | None, log: Path | None, reasons: _Reasons) -> dict[str, Any]:
     """By Slurm's word on a job that is over, where it left none itself."""
     reason, ended = ("", entry.ended) if isinstance(entry, slurm.Accounted) else (entry.reason, entry.ends)
     words = slurm.explain(entry.state, reason)
@@ -216,7 +233,7 @@ def _over(entry: "slurm.QueuedJob | slurm.Accounted", start: dict[str, Any] | No
         return {"state": COMPLETE, "ended": ended}
     if entry.state == "CANCELLED":
         return {"state": CANCELLED, "why": words if start is None else f"{words}, while it ran", "ended": ended}
-    found = reason_of(log) if log else None
+    found = reasons.of(log)
     return {"state": FAILED, "why": found.text if found else words or f"Slurm says {entry.state}", "error": found, "ended": ended}
 
 
@@ -237,9 +254,10 @@ def _judge_array(record: JobRecord, run_dir: Path, queue: Queue, history: list[d
     whole = _manifest_of(Path(record.out), record, history)
     sorted_by: dict[str, list[int]] = {}
     jobs: dict[int, Job] = {}
+    reasons = _Reasons(_NAMED)
     for number in record.elements:
         own = _manifest_of(_out_of(record, run_dir, number), record, history, element=number) or whole
-        jobs[number] = found = _judge_one(record, number, entries.get(number), queue, history, log_of.get(number), own, now)
+        jobs[number] = found = _judge_one(record, number, entries.get(number), queue, history, log_of.get(number), own, reasons, now)
         sorted_by.setdefault(found.state, []).append(number)
     waiting = sorted_by.get(QUEUED, []) + sorted_by.get(NEVER, [])
     bad = sorted(number for state in (FAILED, STOPPED, CANCELLED, UNKNOWN) for number in sorted_by.get(state, []))
@@ -265,6 +283,7 @@ def _judge_array(record: JobRecord, run_dir: Path, queue: Queue, history: list[d
         elements=elements,
         starts=again,
         requeues=sum(found.requeues for found in jobs.values()),
+        again=any(jobs[number].again for number in waiting),
         error=errors[0] if errors else None,
         logs=[str(log_of[number]) for number in bad if number in log_of] or [str(path) for path in _newest(list(log_of.values()))],
     )

@@ -80,7 +80,11 @@ def _stage_lines(stage: Stage, at: str) -> Iterator[str]:
         yield f"{_when(stage.finished, at)}{took}{reached}" if stage.finished else ""
         for job in stage.jobs:
             if job.requeues:
-                yield f"{_job(job)}: began {len(job.starts)} times" if not job.array else f"{_job(job)}: {job.requeues} elements were begun again"
+                yield (
+                    f"{_job(job)}: began {len(job.starts)} times"
+                    if not job.array
+                    else f"{_job(job)}: {job.requeues} {'start' if job.requeues == 1 else 'starts'} of elements had to be repeated"
+                )
                 yield from _starts(job.starts, at)
         return
     for job in stage.jobs:
@@ -101,7 +105,7 @@ def _job_lines(job: Job, at: str, *, alone: bool) -> Iterator[str]:
         words = ", ".join(part for part in parts if part)
         yield f"{name}: {state}{words}{f'; {job.why}' if job.why and not job.elements else ''}".rstrip(": ")
     elif job.state in (QUEUED, NEVER):
-        expected = f"; {'starts again' if job.starts else 'expected to start'} {_when(job.expected, at)}" if job.expected else ""
+        expected = f"; {'starts again' if job.again else 'expected to start'} {_when(job.expected, at)}" if job.expected else ""
         yield f"{name}: {state}since {_when(job.submitted, at)}: {job.why or 'waits'}{expected}"
     else:
         ended = f" ({_when(job.ended, at)})" if job.ended else ""
@@ -128,10 +132,12 @@ def _starts(starts: Sequence[Start], at: str) -> Iterator[str]:
 def _progress_lines(stage: Stage, at: str) -> Iterator[str]:
     part = f"{stage.part}: " if stage.part else ""
     if stage.shards and stage.shards.total:
-        yield part + _shards(stage.shards)
+        yield part + _shards(stage.shards, stage.part or stage.name)
     if stage.steps:
         yield part + ", ".join(_steps(stage.steps, going=stage.state == RUNNING))
-    if stage.part and not stage.steps and not stage.shards:
+    if stage.phase:
+        yield part + stage.phase
+    elif stage.part and not stage.steps and not stage.shards:
         yield f"in {stage.part}"
 
 
@@ -153,8 +159,9 @@ def _steps(steps: Steps, *, going: bool) -> Iterator[str]:
         yield f"went back to a checkpoint {steps.rollbacks} {'time' if steps.rollbacks == 1 else 'times'}"
 
 
-def _shards(shards: Shards) -> str:
-    return f"{shards.done:,} of {shards.total:,} shards ({100 * shards.done / shards.total:.0f}%)" + (f" of {shards.label}" if shards.label else "")
+def _shards(shards: Shards, stage: str) -> str:
+    step = shards.label.removeprefix(f"{stage}: ")  # a stage of one map has its own name for a label
+    return f"{shards.done:,} of {shards.total:,} shards ({100 * shards.done / shards.total:.0f}%)" + (f" of '{step}'" if step and step != stage else "")
 
 
 def _elements(elements: Elements) -> str:

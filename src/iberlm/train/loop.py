@@ -18,7 +18,7 @@ import torch
 from iberlm.core.errors import DataError
 from iberlm.core.files import write_json
 from iberlm.core.progress import say
-from iberlm.core.ranks import STOP_SIGNALS, STOPPED, Interrupted
+from iberlm.core.ranks import STOP_SIGNALS, STOPPED, Interrupted, noted_signal
 from iberlm.train import faults
 from iberlm.train.batches import Batches
 from iberlm.train.checkpoint import Checkpoints
@@ -324,7 +324,7 @@ def _watch_ranks(run: Run, done: int, own: list[float]) -> None:
 @contextlib.contextmanager
 def stop_signals() -> Iterator[StopFlag]:
     """Note SIGTERM and SIGUSR2 instead of dying of them; a second one of the same kind changes nothing."""
-    stop = StopFlag()
+    stop = StopFlag(noted_signal())
 
     def note(number: int, frame: FrameType | None) -> None:
         stop.name = signal.Signals(number).name

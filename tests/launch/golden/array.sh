@@ -22,7 +22,7 @@
 set -uo pipefail
 trap : TERM # this shell outlives what it starts, to say how that ended
 
-folder='/scratch/my project/runs/iberian-2b/slurm/curate'
+folder='/scratch/my project/runs/iberian-2b/slurm/curate-extract-array'
 job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
 
 # Programs. Other people's scripts may use variables that are not set.
