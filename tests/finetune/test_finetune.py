@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from iberlm.core.config import ClusterConfig
 from iberlm.core.errors import CardError, ConfigError, DataError
 from iberlm.core.manifest import Manifest
-from iberlm.core.ranks import Interrupted
+from iberlm.core.stopping import Interrupted
 from iberlm.finetune import chat, watch
 from iberlm.finetune.finetune import run
 from tests.finetune.tiny import build_model, config_of, sample_rows, write_card, write_jsonl

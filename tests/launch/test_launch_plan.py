@@ -52,11 +52,11 @@ def test_hours_are_whole_allocations_at_their_full_walltime() -> None:
     assert core_hours(replace(EVALUATE, exclusive=True)) == 3 * 80
 
 
-def test_a_run_longer_than_a_walltime_needs_several_starts_and_costs_what_is_planned() -> None:
+def test_a_run_longer_than_a_walltime_needs_several_starts_and_all_of_them_are_charged() -> None:
     # 64 GPUs x (1440 - 10) minutes = 1525 device hours a start
     assert starts(TRAIN) == 4
-    assert gpu_hours(TRAIN) == 5000
-    assert core_hours(TRAIN) == 5000 / 64 * 16 * 80
+    assert gpu_hours(TRAIN) == 4 * 64 * 24
+    assert core_hours(TRAIN) == 4 * 16 * 80 * 24
     short = replace(TRAIN, device_hours=100.0)
     assert starts(short) == 1
     assert gpu_hours(short) == 16 * 4 * 24, "Slurm may charge the whole walltime"
@@ -72,7 +72,7 @@ def test_sums_are_those_of_the_parts() -> None:
     assert sums.device_hours == 5000
     assert sums.storage_bytes == {"checkpoints": 81_000_000_000}
     assert sums.energy_kwh == pytest.approx(sum(energy_kwh(request) or 0 for request in requests))
-    assert energy_kwh(TRAIN) == pytest.approx(5000 * 700 * 1.1 / 1000)
+    assert energy_kwh(TRAIN) == pytest.approx(4 * 64 * 24 * 700 * 1.1 / 1000)
     assert energy_kwh(CURATE) == pytest.approx(8 * 112 * 2 * 12 / 1000)
 
 
@@ -121,7 +121,7 @@ def test_lines_and_json_tell_the_same() -> None:
     assert "estimated" in text
     told = json.loads(json.dumps(as_json(requests)))
     assert [job["name"] for job in told["jobs"]] == ["curate", "pretrain", "evaluate"]
-    assert told["total"]["gpu_hours"] == 5003
+    assert told["total"]["gpu_hours"] == 4 * 64 * 24 + 3
     assert told["refused"] == []
     assert plan_lines([]) == ["nothing to submit: everything is complete"]
 
@@ -137,7 +137,7 @@ def test_slurm_is_asked_about_every_job_and_not_only_the_first(slurm: SlurmClust
         replace(good, name="long", minutes=600, nodes=2, gpus_per_node=9, elements=2000, cluster=replace(lab, partition="short", gpus_per_node=0)),
     ]
     refused = judge(requests, ask_slurm=True).refused
-    named = {line.partition(":")[0] for line in refused}
+    named = {name for line in refused for name in line.partition(":")[0].split(", ")}
     assert {"elsewhere", "wide", "closed", "long"} <= named
     assert "good" not in named
     of_long = [line for line in refused if line.startswith("long: ")]
@@ -152,9 +152,16 @@ def test_facts_that_nobody_verified_are_told_before_the_submission_is_refused(sl
     assert any("a rumour" in line for line in judge([request], ask_slurm=True).refused)
 
 
+def test_what_is_said_of_several_jobs_is_said_once(slurm: SlurmCluster) -> None:
+    lab = ClusterConfig(name="lab", scheduler="slurm", partition="short", cores_per_node=8)
+    first = Request(name="first", verb="curate", cluster=lab, cpus_per_task=8, minutes=60)
+    refused = judge([first, replace(first, name="second"), replace(first, name="third", minutes=2)], ask_slurm=True).refused
+    assert [line.partition(":")[0] for line in refused] == ["first, second"]
+
+
 def test_without_a_controller_the_plan_says_that_slurm_was_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     request = Request(name="curate", verb="curate", cluster=CORES, cpus_per_task=8, minutes=10)
     found = judge([request, replace(request, name="again")], ask_slurm=True)
     assert found.refused == []
-    assert [line.partition(":")[0] for line in found.remarks] == ["Slurm was not asked about curate"]
+    assert [line.partition(":")[0] for line in found.remarks] == ["Slurm was not asked"]

@@ -139,6 +139,13 @@ def test_secrets_are_not_written_down() -> None:
     assert found == {"HF_ENDPOINT": "https://...@hub.example/a", "NCCL_DEBUG": "INFO", "PATH": "/bin", "SLURM_JOB_ID": "7"}
 
 
+def test_code_that_changed_since_the_submission_is_told() -> None:
+    assert environment.differ("0.1.0 (abc)", "0.1.0 (def)")
+    assert environment.differ("0.1.0 (abc)", "0.2.0")
+    assert not environment.differ("0.1.0 (abc)", "0.1.0")
+    assert not environment.differ("0.1.0 (abc+changes)", "0.1.0 (abc+changes)")
+
+
 @pytest.mark.parametrize(
     ("text", "names"),
     [

@@ -305,7 +305,10 @@ def test_jobs_that_slurm_has_forgotten_are_judged_by_what_they_left(slurm: Slurm
     # unless the job found it and let it stand
     complete(run / "curate")
     history(run, forgotten(run, "curate", job=900003, submitted=now + 60), {"status": 0, "kind": "complete"})
-    pretrain = forgotten(run, "pretrain", job=900004, log=["srun: error: node2: task 1: Killed", "iberlm: rank 1 of 4 was ended by SIGKILL"])
+    begins = "2026-11-20T10:00:00 start: pretrain, job 900004, start {} on 2 nodes: node1, node2"
+    log = [begins.format(1), "srun: error: Node failure on node2", begins.format(2), "iberlm: pretrain: stopped at step 7; run the same command again to go on"]
+    log += [begins.format(3), "srun: error: node2: task 1: Killed", "iberlm: rank 1 of 4 was ended by SIGKILL"]
+    pretrain = forgotten(run, "pretrain", job=900004, log=log)
     given_up = {"status": 6, "kind": "given-up", "message": "failed with status 6; 3 starts in a row brought the run no further, so it is given up"}
     history(run, pretrain, None, {"status": 75, "kind": "limit", "message": "its time was nearly up; it is requeued"}, given_up)
     history(run, forgotten(run, "evaluate", job=900005, log=["loading"]), None)
@@ -326,7 +329,7 @@ def test_jobs_that_slurm_has_forgotten_are_judged_by_what_they_left(slurm: Slurm
     text = told(run)
     assert "began 3 times" in text
     assert "start 1, 2026-11-20" in text
-    assert "node1,node2: ended without a word: its node failed" in text
+    assert "node1,node2: the node node2 failed" in text
     assert "node1,node2: its time was nearly up; it is requeued" in text
     assert "-> the same command goes on from what is saved" in text
 

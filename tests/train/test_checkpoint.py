@@ -17,7 +17,7 @@ from iberlm.core.config import ClusterConfig
 from iberlm.core.errors import ConfigError, CorruptError, DataError, ResourceError
 from iberlm.core.files import sha256_json
 from iberlm.core.manifest import Manifest
-from iberlm.core.ranks import Interrupted
+from iberlm.core.stopping import Interrupted
 from iberlm.train import checkpoint_model, pretrain
 from iberlm.train.checkpoint import Checkpoints
 from iberlm.train.checkpoint_files import apply_retention, checkpoint_path, list_checkpoints, read_record

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from iberlm.core.errors import DataError, ResourceError
-from iberlm.core.ranks import Elsewhere, Interrupted, RanksReadyError, ranks_elsewhere, ranks_have_run, run_ranks
+from iberlm.core.ranks import Elsewhere, RanksReadyError, ranks_elsewhere, ranks_have_run, run_ranks
+from iberlm.core.stopping import Interrupted
 
 PREAMBLE = """
 import json, os, signal, sys
@@ -104,7 +105,7 @@ def test_after_srun_what_a_rank_reported_is_raised(
 
 
 def test_a_rank_that_srun_starts_reports_where_it_is_told_and_was_not_wrong_to_stop(module: Path, tmp_path: Path) -> None:
-    name = write(module, "from iberlm.core.ranks import Interrupted\nraise (Interrupted if rank else DataError)(f'rank {rank}')")
+    name = write(module, "from iberlm.core.stopping import Interrupted\nraise (Interrupted if rank else DataError)(f'rank {rank}')")
     environment = {key: value for key, value in os.environ.items() if key != "RANK"} | {"SLURM_NTASKS": "2", "IBERLM_RANK_REPORTS": str(tmp_path / "reports")}
     body = f"import os\nos.environ['RANK'] = os.environ['SLURM_PROCID']\nimport {name}"
     ended = [
@@ -118,7 +119,7 @@ def test_a_rank_that_srun_starts_reports_where_it_is_told_and_was_not_wrong_to_s
 
 def test_a_signal_while_the_module_is_still_imported_is_noted_and_ends_nothing(module: Path, tmp_path: Path) -> None:
     # the module's import sends itself the signal, before its `main` could listen
-    name = write(module, "from iberlm.core.ranks import Interrupted, noted_signal\nraise Interrupted(f'told by {noted_signal()}')")
+    name = write(module, "from iberlm.core.stopping import Interrupted, noted_signal\nraise Interrupted(f'told by {noted_signal()}')")
     module.write_text(module.read_text().replace("rank = int", "os.kill(os.getpid(), signal.SIGUSR2)\nrank = int"))
     with pytest.raises(Interrupted, match="told by SIGUSR2"):
         run_ranks(name, [], 2)

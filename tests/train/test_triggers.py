@@ -9,7 +9,7 @@ import pytest
 
 from iberlm.core.config import ClusterConfig
 from iberlm.core.manifest import Manifest
-from iberlm.core.ranks import Interrupted
+from iberlm.core.stopping import Interrupted
 from iberlm.train import pretrain
 from iberlm.train.config import PretrainConfig
 from iberlm.train.config_groups import CheckpointConfig, FaultsConfig, MonitorConfig, StrategyConfig

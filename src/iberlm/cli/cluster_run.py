@@ -211,6 +211,10 @@ def check_before(verb: Verb, settings: Any) -> None:
 
         check_strategy(settings, settings.cluster.ranks, settings.cluster.ranks_per_node)
         accumulation_steps(settings, settings.cluster.ranks)
+    elif verb.name == "finetune":
+        from iberlm.finetune.config import accumulation_steps as steps_of_finetuning
+
+        steps_of_finetuning(settings, settings.cluster.ranks)
 
 
 def _planned(settings: Any) -> tuple[float | None, dict[str, int]]:

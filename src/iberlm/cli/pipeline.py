@@ -19,8 +19,8 @@ from iberlm.core.errors import DataError, ResourceError
 from iberlm.core.manifest import Manifest, read_manifest
 from iberlm.core.process import die_with_parent
 from iberlm.core.progress import say
-from iberlm.core.ranks import STOP_SIGNALS, Interrupted, forwarded_stop_signals
 from iberlm.core.stage import WouldRunError, place, shown
+from iberlm.core.stopping import STOP_SIGNALS, Interrupted, forwarded_stop_signals
 from iberlm.evaluate.config import EvaluateConfig
 from iberlm.finetune.config import FinetuneConfig
 from iberlm.report.config import ReportConfig

@@ -6,7 +6,7 @@ A module of training imports for many seconds, on a busy file system for minutes
 import runpy
 import sys
 
-from iberlm.core.ranks import note_signals
+from iberlm.core.stopping import note_signals
 
 if __name__ == "__main__":
     note_signals()

@@ -22,10 +22,9 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 from iberlm.core import errors
@@ -33,28 +32,18 @@ from iberlm.core.errors import IberlmError, ResourceError
 from iberlm.core.files import write_json, write_text
 from iberlm.core.process import die_with_parent, usable_cores
 from iberlm.core.progress import say
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
-"""What asks a run to save and stop: SIGTERM by people and schedulers, SIGUSR2 by Slurm (NCCL may catch SIGUSR1)."""
+from iberlm.core.stopping import Interrupted, forwarded_stop_signals
 
 _PARENT, _REPORT = "IBERLM_LAUNCHER_PID", "IBERLM_RANK_REPORT"
 _REPORTS = "IBERLM_RANK_REPORTS"
 """Folder of the reports of ranks that srun starts."""
 RANKS, REPORTS = "ranks", "reports"
 """In a job's folder: what srun is to start, separated by NUL; what the ranks reported."""
-STOPPED = "stopped.json"
-"""In the folder of a training run that was told to stop: by what, and at which step. The next start removes it."""
 _ENTRY = "iberlm.core.rank"
 _GRACE_SECONDS = 3.0
 """How long the others may take to end by themselves after a rank has failed: theirs may be the better message."""
 _POLL_SECONDS = 0.05
 _TAIL_LINES = 40
-
-
-class Interrupted(IberlmError):  # noqa: N818 - it is no error: the run did what it was told
-    """The run was told to stop and has saved its state; the same command goes on from there. 75 is EX_TEMPFAIL."""
-
-    exit_status = 75
 
 
 class RanksReadyError(Exception):
@@ -137,20 +126,6 @@ def run_ranks(module: str, arguments: list[str], processes: int) -> None:
                 if rank.reader is not None:
                     rank.reader.join()
         _raise_failure(ranks)
-
-
-_noted: list[str] = []
-
-
-def note_signals() -> None:
-    """From now on SIGTERM and SIGUSR2 are noted instead of ending this process; `noted_signal` tells."""
-    for number in STOP_SIGNALS:
-        signal.signal(number, lambda number, frame: _noted.append(signal.Signals(number).name))
-
-
-def noted_signal() -> str:
-    """Name of the first signal that came before the work began to listen for itself; empty when none came."""
-    return _noted[0] if _noted else ""
 
 
 def _run_elsewhere(where: Elsewhere, command: list[str]) -> None:
@@ -264,26 +239,6 @@ def _pass_on(rank: _Rank) -> None:
             if line.strip():
                 rank.tail.append(line.strip())
             print(prefix + line, end="", file=sys.stderr, flush=True)
-
-
-@contextlib.contextmanager
-def forwarded_stop_signals(processes: "Callable[[], Iterable[subprocess.Popen[str]]]") -> Iterator[None]:
-    """Inside, SIGTERM and SIGUSR2 go to the running ones of `processes()` instead of ending this process."""
-
-    def forward(number: int, frame: FrameType | None) -> None:
-        for process in processes():
-            if process.poll() is None:
-                process.send_signal(number)
-
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may have handlers
-        yield
-        return
-    before = {number: signal.signal(number, forward) for number in STOP_SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _wait(ranks: list[_Rank]) -> None:

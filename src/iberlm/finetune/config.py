@@ -117,7 +117,8 @@ class FinetuneConfig(StageConfig):
             at_least(key, getattr(self, key), minimum)
         one_of("precision", self.precision, PRECISIONS)
         one_of("saved_precision", self.saved_precision, SAVED_PRECISIONS)
-        accumulation_steps(self, self.cluster.ranks)
+        if not self.cluster.is_slurm:  # there it is checked before the job is submitted: a pipeline may not even have this stage
+            accumulation_steps(self, self.cluster.ranks)
 
     def _check_data(self) -> None:
         data = self.data

@@ -4,7 +4,6 @@ import contextlib
 import json
 import math
 import shutil
-import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,6 +15,7 @@ from transformers import TrainerCallback
 from iberlm.core.errors import DataError
 from iberlm.core.files import fsync, publish, write_text
 from iberlm.core.progress import Advance, progress, say
+from iberlm.core.stopping import StopFlag
 
 WHOLE = "whole"
 """Empty file that is written last into a checkpoint: without it, a kill may have cut the checkpoint short."""
@@ -26,8 +26,8 @@ _LOGGED = ("loss", "learning_rate", "grad_norm", "mean_token_accuracy", "entropy
 class Watch(TrainerCallback):  # type: ignore[misc]
     """Callback of one rank; a context, so that the progress line is closed however the training ends."""
 
-    def __init__(self, out: Path, arguments: Any, stopping: threading.Event) -> None:
-        self.metrics, self.stopping, self.first = out / "metrics.jsonl", stopping, arguments.process_index == 0
+    def __init__(self, out: Path, arguments: Any, stop: StopFlag) -> None:
+        self.metrics, self.stop, self.first = out / "metrics.jsonl", stop, arguments.process_index == 0
         self.stack = contextlib.ExitStack()
         self.advance: Advance | None = None
 
@@ -59,7 +59,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, arguments: Any, state: Any, control: Any, **_: Any) -> None:
         """Save and stop when any rank was asked to."""
-        asked = self.stopping.is_set()
+        asked = bool(self.stop.name)
         if distributed.is_initialized() and distributed.get_world_size() > 1:
             flag = torch.tensor(int(asked), device=arguments.device)
             distributed.all_reduce(flag, op=distributed.ReduceOp.MAX)

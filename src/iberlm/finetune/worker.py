@@ -4,15 +4,11 @@ Runs inside the stage for one rank and as `python -m iberlm.finetune.worker PLAN
 the checkpoints and the resumption are those of transformers' Trainer; what it prints and reports is kept off.
 """
 
-import contextlib
 import json
 import os
 import shutil
-import signal
-import threading
 import time
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +31,8 @@ from trl import SFTConfig, SFTTrainer
 from iberlm.core.errors import ConfigError, DataError, ResourceError
 from iberlm.core.files import write_json
 from iberlm.core.progress import say
-from iberlm.core.ranks import STOP_SIGNALS, Interrupted, noted_signal, rank_main
+from iberlm.core.ranks import rank_main
+from iberlm.core.stopping import STOPPED, Interrupted, StopFlag, stop_signals
 from iberlm.finetune import chat, measure, watch
 from iberlm.finetune.config import ALL_LINEAR, FinetuneConfig, accumulation_steps
 from iberlm.finetune.prepare import TOKENIZER, TRAIN, VALIDATION
@@ -69,10 +66,10 @@ def main(arguments: list[str]) -> None:
     """Train as one rank of the plan in `arguments[0]`."""
     plan = _read_plan(Path(arguments[0]))
     _quieten()
-    stopping = threading.Event()
+    (plan.out / STOPPED).unlink(missing_ok=True)
     try:
-        with _stop_signals(stopping):
-            _train(plan, stopping)
+        with stop_signals() as stop:
+            _train(plan, stop)
     except torch.OutOfMemoryError as error:
         raise ResourceError(
             f"finetune: the accelerator has too little memory ({str(error).splitlines()[0]}); lower micro_batch_size ({plan.config.micro_batch_size}), "
@@ -97,28 +94,12 @@ def _quieten() -> None:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
-@contextlib.contextmanager
-def _stop_signals(stopping: threading.Event) -> Iterator[None]:
-    """While it lasts, a request to stop sets `stopping` instead of ending the process."""
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may have handlers
-        yield
-        return
-    before = {number: signal.signal(number, lambda *_: stopping.set()) for number in STOP_SIGNALS}
-    if noted_signal():
-        stopping.set()
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _train(plan: Plan, stopping: threading.Event) -> None:
+def _train(plan: Plan, stop: StopFlag) -> None:
     config, first = plan.config, os.environ.get("RANK", "0") == "0"
     tokenizer = chat.load_tokenizer(plan.work / TOKENIZER)
     model, base_dtype = load_model(plan.base, tokenizer, plan.chat.added, config.seed)
     held_out = measure.HeldOut.read(Dataset.from_file(str(plan.work / VALIDATION)), tokenizer)
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()) if torch.cuda.is_available() else torch.device("cpu")
     model.to(device)
     meter = measure.Meter(config, tokenizer, plan.chat.stop, plan.sequence_length, held_out)
     before = meter.measure(model) if first else None
@@ -129,12 +110,14 @@ def _train(plan: Plan, stopping: threading.Event) -> None:
     if first:
         total = sum(parameter.numel() for parameter in trainer.model.parameters())
         say(f"finetune: {config.method.kind}, {trainable:,} of {total:,} parameters train; labels cover exactly the answers and their end (checked)")
-    with watch.Watch(plan.out, trainer.args, stopping) as watcher:
+    with watch.Watch(plan.out, trainer.args, stop) as watcher:
         trainer.add_callback(watcher)
         started = time.monotonic()
         _run(trainer, watch.newest_checkpoint(Path(trainer.args.output_dir), first))
         seconds = time.monotonic() - started
     if trainer.state.global_step < trainer.state.max_steps:
+        if stop.name:  # under srun every rank is told
+            write_json(plan.out / STOPPED, {"reason": stop.name, "step": trainer.state.global_step, "time": time.time()})
         raise Interrupted(
             f"finetune: stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; its state is saved, and the same command goes on from there"
         )

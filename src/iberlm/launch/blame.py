@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from iberlm.core.ranks import Interrupted
+from iberlm.core.stopping import Interrupted
 
 Report = Mapping[str, Any]
 """What a rank left: {"class", "message", "exit_status", "time", "host", "rank"}; class "" for a traceback."""

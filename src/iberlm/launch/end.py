@@ -18,7 +18,7 @@ from typing import Any
 
 from iberlm.core.errors import CardError, ConfigError, CorruptError, DataError
 from iberlm.core.progress import say
-from iberlm.core.ranks import Interrupted
+from iberlm.core.stopping import Interrupted
 from iberlm.launch import attempts, blame, quarantine, records
 from iberlm.launch.attempts import Attempt, JobFile, Progress
 from iberlm.launch.node import NodeRecord, guarded, read_records

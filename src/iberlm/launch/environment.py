@@ -69,12 +69,18 @@ def dump(folder: Path, job: JobFile, attempt: Attempt, nodes: list[NodeRecord]) 
     found = describe(job, attempt, nodes)
     write_json(folder / records.ENVIRONMENTS / f"{attempt.label}.json", found)
     code, remarks = found["code_version"], []
-    if code["submitted"] != code["now"]:
+    if differ(code["submitted"], code["now"]):
         remarks.append(f"the code is {code['now']} now and was {code['submitted']} when the job was submitted; what runs is the code as it is now")
     for what, versions in (("drivers", found["drivers"]), ("kernels", found["kernels"])):
         if len(set(versions.values())) > 1:
             remarks.append(f"{what} differ: " + ", ".join(f"{version} on {_where(versions, version)}" for version in sorted(set(versions.values()))))
     return remarks
+
+
+def differ(submitted: str, now: str) -> bool:
+    """Whether two code versions, `0.1.0 (COMMIT)` or `0.1.0`, are not the same. Where git is missing, as in most containers, nobody knows the commit."""
+    both = all("(" in version for version in (submitted, now))
+    return submitted != now if both else submitted.split()[0] != now.split()[0]
 
 
 def _where(versions: dict[str, str], version: str) -> str:

@@ -19,7 +19,7 @@ def plan_lines(requests: Sequence[Request], *, ask_slurm: bool = False) -> list[
     lines = _table(requests)
     sums = total(requests)
     lines += ["", f"jobs           {sums.jobs} in {len(requests)} {_plural(len(requests), 'submission')}"]
-    lines.append(f"GPU-hours      {sums.gpu_hours:,.0f} at most: whole allocations at their full walltime, or the planned hours where they are more")
+    lines.append(f"GPU-hours      {sums.gpu_hours:,.0f} at most: whole allocations at their full walltime, every start counted; failures come on top")
     lines.append(f"core-hours     {sums.core_hours:,.0f} at most, counted in the same way; of a whole node all cores")
     for request in requests:
         if request.device_hours is not None:

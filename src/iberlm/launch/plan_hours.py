@@ -79,20 +79,21 @@ def starts(request: Request) -> int:
 
 
 def gpu_hours(request: Request) -> float:
-    """GPU-hours that a submission may use: its allocation at the full walltime, or the planned hours where they need several starts.
+    """GPU-hours that a submission may use: its allocation at the full walltime, as often as it must start. Failures come on top.
 
-    0 without GPUs. A device is what the profile counts as one: a die of an MI250X.
+    0 without GPUs. A GPU is what the profile counts as one: a die of an MI250X.
     """
-    if not request.gpus_per_node:
-        return 0.0
-    return max(request.elements * request.nodes * request.gpus_per_node * request.minutes / 60, request.device_hours or 0.0)
+    return _allocated_hours(request) * request.gpus_per_node
 
 
 def core_hours(request: Request) -> float:
-    """Core-hours that a submission may use, counted as `gpu_hours`; of a whole node all cores are."""
-    once = request.elements * request.nodes * request.cores_per_node * request.minutes / 60
-    planned = (request.device_hours or 0.0) / request.devices * request.nodes * request.cores_per_node
-    return max(once, planned)
+    """Core-hours that a submission may use, counted as `gpu_hours`; of an exclusive node all cores are."""
+    return _allocated_hours(request) * request.cores_per_node
+
+
+def _allocated_hours(request: Request) -> float:
+    """Of nodes."""
+    return starts(request) * request.elements * request.nodes * request.minutes / 60
 
 
 def energy_kwh(request: Request) -> float | None:

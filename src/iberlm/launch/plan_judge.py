@@ -14,7 +14,7 @@ ACCOUNT, CORES, ELEMENTS, GPUS, MINUTES, NODES, SIGNAL = "account", "cores", "el
 
 @dataclass(frozen=True)
 class Judgement:
-    """What is said of a submission before it is made; each line names its job."""
+    """What is said of a submission before it is made; each line names its jobs."""
 
     refused: list[str]
     """What it would be refused for, or would never start for."""
@@ -27,26 +27,33 @@ def judge(requests: Sequence[Request], *, ask_slurm: bool) -> Judgement:
     `ask_slurm` also asks the controller where one answers, and whether the facts of the profiles are verified.
     """
     broken = {request.name: broken_limits(request) for request in requests}
-    found = Judgement([f"{name}: {text}" for name, texts in broken.items() for text in texts.values()], [])
-    slurm = [request for request in requests if request.cluster.is_slurm]
-    if not ask_slurm or not slurm:
-        return found
+    refused = [(name, text) for name, texts in broken.items() for text in texts.values()]
+    remarks: list[tuple[str, str]] = []
+    slurm = [request for request in requests if request.cluster.is_slurm] if ask_slurm else []
     for cluster in {request.cluster.name: request.cluster for request in slurm}.values():
         try:
             require_verified(cluster)
         except ConfigError as error:
-            found.refused.append(str(error))
+            refused.append(("", str(error)))
     machine, queued_before = Machine(), 0
     for request in slurm:
         try:
-            refused, remarks = _asked(request, set(broken[request.name]), machine, queued_before)
+            found = _asked(request, set(broken[request.name]), machine, queued_before)
         except ResourceError as error:
-            found.remarks.append(f"Slurm was not asked about {request.name}: {error}")
+            remarks.append(("", f"Slurm was not asked: {error}"))
             break  # nor will it answer about the others
-        found.refused.extend(f"{request.name}: {text}" for text in refused)
-        found.remarks.extend(f"{request.name}: {text}" for text in remarks)
+        refused += [(request.name, text) for text in found.refused]
+        remarks += [(request.name, text) for text in found.remarks]
         queued_before += request.elements
-    return found
+    return Judgement(_grouped(refused), _grouped(remarks))
+
+
+def _grouped(told: Sequence[tuple[str, str]]) -> list[str]:
+    """Lines, those that say the same of several jobs as one."""
+    jobs: dict[str, list[str]] = {}
+    for name, text in told:
+        jobs.setdefault(text, []).append(name)
+    return [f"{', '.join(names)}: {text}" if any(names) else text for text, names in jobs.items()]
 
 
 def broken_limits(request: Request) -> dict[str, str]:
@@ -88,7 +95,7 @@ class _Size:
     minutes: int = 0
 
 
-def _asked(request: Request, broken: set[str], machine: Machine, queued_before: int) -> tuple[list[str], list[str]]:
+def _asked(request: Request, broken: set[str], machine: Machine, queued_before: int) -> Judgement:
     """What Slurm would refuse a request for, and remarks. The check stops at the first thing that is wrong, so each size is asked about by itself too.
 
     What breaks a limit of the profile is asked about no more. Raises `ResourceError` when Slurm does not answer.
@@ -112,8 +119,8 @@ def _asked(request: Request, broken: set[str], machine: Machine, queued_before: 
                 refused += [] if str(error) in refused else [str(error)]
         else:
             if not refused:
-                return [], remarks  # the whole request passes
-    return refused, []
+                return Judgement([], remarks)  # the whole request passes
+    return Judgement(refused, [])
 
 
 def _questions(request: Request, broken: set[str], machine: Machine) -> Iterator[_Size]:

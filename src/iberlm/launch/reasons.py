@@ -143,7 +143,7 @@ _STOPPED = re.compile(r"run the same command again to go on$")
 """What we say when a run was told to stop: that is no error."""
 _EXCEPTION_LINE = re.compile(r"^(?:[\w.]+\.)?[A-Z]\w*(?::|$)")
 _ERROR = re.compile(r"\b(?:error|ERROR|FATAL|Error):\s")
-_START = re.compile(r"\S+ start: \S+, job \S+, start \d+ on ")
+_START = re.compile(r"\S+ start: \S+, job \S+, start (\d+) on ")
 """What `launch.start` says first."""
 _TRACE = "Traceback (most recent call last):"
 
@@ -151,6 +151,17 @@ _TRACE = "Traceback (most recent call last):"
 def reason_of(log: Path) -> Reason | None:
     """Why the last start in a log ended; None when the log is not there or says nothing of it."""
     return find_reason(last_start(tail_lines(log, TAIL_BYTES)))
+
+
+def reasons_by_start(log: Path) -> dict[int, Reason]:
+    """Why each start (from 1) in the end of a log ended, as far as the log says."""
+    parts: dict[int, list[str]] = {}
+    current: list[str] = []
+    for line in tail_lines(log, TAIL_BYTES):
+        if found := _START.match(line):
+            current = parts.setdefault(int(found[1]), [])
+        current.append(line)
+    return {number: reason for number, lines in parts.items() if (reason := find_reason(lines)) is not None}
 
 
 def find_reason(lines: Iterable[str]) -> Reason | None:

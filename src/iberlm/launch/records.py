@@ -15,7 +15,8 @@ from typing import Any
 
 from iberlm.core.errors import CorruptError
 from iberlm.core.files import disk_errors
-from iberlm.core.ranks import RANKS, REPORTS, STOPPED
+from iberlm.core.ranks import RANKS, REPORTS
+from iberlm.core.stopping import STOPPED
 
 __all__ = ["RANKS", "REPORTS", "STOPPED", "JobRecord", "append_job", "append_line", "current_jobs", "format_array", "parse_array", "read_jobs", "read_lines"]
 

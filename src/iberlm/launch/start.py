@@ -18,7 +18,7 @@ from typing import Any
 from iberlm.core.errors import ResourceError
 from iberlm.core.files import disk_errors
 from iberlm.core.progress import say
-from iberlm.core.ranks import Interrupted
+from iberlm.core.stopping import Interrupted
 from iberlm.launch import attempts, environment, quarantine, records
 from iberlm.launch.actions import Actions
 from iberlm.launch.attempts import Attempt, JobFile, Progress

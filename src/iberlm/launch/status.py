@@ -13,8 +13,8 @@ from pathlib import Path
 
 from iberlm.core.errors import ConfigError, CorruptError, ResourceError
 from iberlm.core.manifest import FILE_NAME, Manifest, find_manifest
-from iberlm.core.ranks import STOPPED as STOPPED_FILE
 from iberlm.core.stage import BEGUN, shown
+from iberlm.core.stopping import STOPPED as STOPPED_FILE
 from iberlm.launch import evidence, quarantine
 from iberlm.launch.records import FOLDER, JOB, JOBS, JobRecord, read_jobs
 from iberlm.launch.status_jobs import CANCELLED, COMPLETE, FAILED, NEVER, QUEUED, RUNNING, STOPPED, UNKNOWN, Job, Queue, judge, submitted_at

@@ -16,7 +16,7 @@ from iberlm.core.errors import ConfigError, CorruptError, ResourceError
 from iberlm.core.manifest import FILE_NAME, Manifest, find_manifest
 from iberlm.launch import attempts, slurm
 from iberlm.launch.evidence import modified, read_object
-from iberlm.launch.reasons import Reason, explain_status, reason_of
+from iberlm.launch.reasons import Reason, explain_status, reason_of, reasons_by_start
 from iberlm.launch.records import JOB, STARTS, JobRecord, read_lines
 from iberlm.launch.slurm_words import FINISHED
 
@@ -146,6 +146,13 @@ class _Reasons:
         self._left -= 1
         return reason_of(log)
 
+    def by_start(self, log: Path | None) -> dict[int, Reason]:
+        """Why each start in a log ended, by number."""
+        if log is None or self._left == 0:
+            return {}
+        self._left -= 1
+        return reasons_by_start(log)
+
 
 def judge(record: JobRecord, run_dir: Path, queue: Queue, now: float) -> Job:
     """The state of a submission."""
@@ -154,7 +161,7 @@ def judge(record: JobRecord, run_dir: Path, queue: Queue, now: float) -> Job:
         return _judge_array(record, run_dir, queue, history, now)
     entry = next(iter(queue.of(record)), None)
     logs = record.logs(run_dir)
-    return _judge_one(record, None, entry, queue, history, logs[-1] if logs else None, _manifest_of(Path(record.out), record, history), _Reasons(1), now)
+    return _judge_one(record, None, entry, queue, history, logs[-1] if logs else None, _manifest_of(Path(record.out), record, history), _Reasons(2), now)
 
 
 def submitted_at(record: JobRecord) -> float:
@@ -175,7 +182,8 @@ def _judge_one(
 ) -> Job:
     """Of a job without an array, or of one element."""
     mine = [line for line in history if line["element"] == element]
-    starts = _starts(mine, running=entry is not None and entry.is_live and entry.state not in _WAITING)
+    again = any(line["restart"] > 0 for line in mine)
+    starts = _starts(mine, reasons.by_start(log) if again else {}, running=entry is not None and entry.is_live and entry.state not in _WAITING)
     common: dict[str, Any] = {"name": record.name, "job": record.job, "array": record.array, "submitted": record.submitted, "starts": starts}
     common |= {"requeues": max(0, len(starts) - 1), "logs": [str(log)] if log else []}
     if entry is not None and entry.is_live:
@@ -254,7 +262,7 @@ def _judge_array(record: JobRecord, run_dir: Path, queue: Queue, history: list[d
     whole = _manifest_of(Path(record.out), record, history)
     sorted_by: dict[str, list[int]] = {}
     jobs: dict[int, Job] = {}
-    reasons = _Reasons(_NAMED)
+    reasons = _Reasons(2 * _NAMED)
     for number in record.elements:
         own = _manifest_of(_out_of(record, run_dir, number), record, history, element=number) or whole
         jobs[number] = found = _judge_one(record, number, entries.get(number), queue, history, log_of.get(number), own, reasons, now)
@@ -308,7 +316,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _starts(history: Sequence[dict[str, Any]], *, running: bool) -> list[Start]:
+def _starts(history: Sequence[dict[str, Any]], reasons: dict[int, Reason], *, running: bool) -> list[Start]:
     begun = [line for line in history if line["event"] == "start"]
     ends = {line["restart"]: line for line in history if line["event"] == "end"}
     return [
@@ -317,10 +325,22 @@ def _starts(history: Sequence[dict[str, Any]], *, running: bool) -> list[Start]:
             element=line["element"],
             time=line["time"],
             nodes=list(line["nodes"]),
-            ended="" if running and line is begun[-1] and line["restart"] not in ends else attempts.told(line, ends.get(line["restart"])),
+            ended=""
+            if running and line is begun[-1] and line["restart"] not in ends
+            else _told(line, ends.get(line["restart"]), reasons.get(line["restart"] + 1)),
         )
         for line in begun
     ]
+
+
+def _told(start: dict[str, Any], end: dict[str, Any] | None, reason: Reason | None) -> str:
+    """How a start ended: what it said itself, and what its log says of a start that failed."""
+    said = attempts.told(start, end)
+    if reason is None or start["refused"] or (end is not None and end["status"] == 0):
+        return said
+    if end is None:
+        return reason.text
+    return said if end["kind"] in _STOPPED_KINDS else f"{reason.text}; {said}"
 
 
 def _manifest_of(out: Path | None, record: JobRecord, history: Sequence[dict[str, Any]], *, element: int | None = None) -> Manifest | None:

@@ -1,5 +1,6 @@
 """Submission: everything checked first, then a folder a job, sbatch, and a record of what was submitted."""
 
+import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -11,14 +12,16 @@ from iberlm.core.config import StageConfig
 from iberlm.core.errors import ConfigError
 from iberlm.core.files import disk_errors, write_json, write_text
 from iberlm.core.progress import say
-from iberlm.core.ranks import STOPPED
 from iberlm.core.stage import code_version, shown
+from iberlm.core.stopping import STOPPED
 from iberlm.launch import slurm
-from iberlm.launch.checks import Machine, check_request
+from iberlm.launch.checks import check_request
 from iberlm.launch.plan import Request, gpu_hours, plan_lines
 from iberlm.launch.profile import require_verified
+from iberlm.launch.quarantine import quarantined
 from iberlm.launch.records import CONFIG, FOLDER, JOB, LOGS, SCRIPT, JobRecord, append_job, current_jobs, format_array
 from iberlm.launch.script import Script, render
+from iberlm.launch.slurm_machine import Machine
 from iberlm.launch.snapshot import snapshot, write_snapshot
 from iberlm.launch.work import Work
 
@@ -83,6 +86,8 @@ def submit(works: Sequence[Work], common: Submission) -> list[JobRecord]:
 
 def _check(work: Work, machine: Machine, queued_before: int) -> None:
     size, cluster = work.size, work.cluster
+    if unset := [name for name in cluster.pass_environment if name not in os.environ]:
+        raise ConfigError(f"cluster.pass_environment: {', '.join(unset)} is not set in this shell, so '{work.name}' could not be given it; export it first")
     if work.uses_gpus and size.gpus_per_node and not cluster.minutes:
         raise ConfigError(f"cluster.walltime_minutes: must be given for '{work.name}': the profile '{cluster.name}' knows no limit of its queue")
     for remark in check_request(
@@ -156,7 +161,7 @@ def script_of(work: Work, common: Submission, after: list[int]) -> Script:
         run_dir=common.run_dir,
         folder=common.run_dir / FOLDER / work.name,
         python=cluster.container.python if cluster.container.image else cluster.python or sys.executable,
-        cluster=cluster,
+        cluster=replace(cluster, exclude=sorted({*cluster.exclude, *quarantined(common.run_dir)})),
         version=code_version(),
         uses_gpus=work.uses_gpus and size.gpus_per_node > 0,
         ranks=size.ranks > 1,

@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlparse
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
+from iberlm import __version__
 from iberlm.core.errors import ConfigError, ResourceError
 from iberlm.core.files import disk_errors, sha256_file, write_text
 from iberlm.core.progress import say
@@ -66,6 +67,7 @@ def gather_wheels(bundle: Path, pins: dict[str, str], architecture: str) -> Item
         )
     if importlib.util.find_spec("pip") is None:
         raise ResourceError(f"prefetch: there is no pip in this environment, which gathers the packages; `{sys.executable} -m ensurepip`")
+    pins = pins | ({OURS: __version__} if OURS in pins else {})  # an editable installation keeps the version of the day that it was made
     folder = bundle.absolute() / WHEELS
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)

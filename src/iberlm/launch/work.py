@@ -105,6 +105,7 @@ class Work:
                 "node_failures": cluster.retry.node_failures,
             },
             "exclude": list(cluster.exclude),
+            "pass_environment": list(cluster.pass_environment),
             "signal_seconds": cluster.signal_seconds,
             "code_version": code_version,
         }

@@ -1,16 +1,13 @@
 """The training loop. One optimisation step is `optimise`; everything around it watches, validates, saves and goes back."""
 
-import contextlib
 import dataclasses
 import math
 import signal
 import statistics
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -18,7 +15,7 @@ import torch
 from iberlm.core.errors import DataError
 from iberlm.core.files import write_json
 from iberlm.core.progress import say
-from iberlm.core.ranks import STOP_SIGNALS, STOPPED, Interrupted, noted_signal
+from iberlm.core.stopping import STOPPED, Interrupted, StopFlag, stop_signals
 from iberlm.train import faults
 from iberlm.train.batches import Batches
 from iberlm.train.checkpoint import Checkpoints
@@ -100,13 +97,6 @@ class Verdict:
     stop: bool = False
     go_back: bool = False
     save: bool = False
-
-
-@dataclass
-class StopFlag:
-    """Set by a signal; which one, for the message."""
-
-    name: str = ""
 
 
 def optimise(run: Run, step: int, stop: StopFlag, triggers: Triggers) -> Pending:
@@ -319,22 +309,3 @@ def _watch_ranks(run: Run, done: int, own: list[float]) -> None:
     for rank in stragglers(own, settings.straggler_ratio):
         told = f"rank {rank} is slow: {1000 * own[rank]:.1f} ms for its own work where the median is {1000 * median:.1f} ms"
         event(run.out, done, "straggler", told)
-
-
-@contextlib.contextmanager
-def stop_signals() -> Iterator[StopFlag]:
-    """Note SIGTERM and SIGUSR2 instead of dying of them; a second one of the same kind changes nothing."""
-    stop = StopFlag(noted_signal())
-
-    def note(number: int, frame: FrameType | None) -> None:
-        stop.name = signal.Signals(number).name
-
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may have handlers
-        yield stop
-        return
-    before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

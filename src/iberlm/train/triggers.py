@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from iberlm.core.progress import say
-from iberlm.core.ranks import STOPPED
+from iberlm.core.stopping import STOPPED
 
 SAVE, EXIT = "save", "exit"
 _IN_JOB = "IBERLM_JOB"

@@ -79,13 +79,11 @@ perform() {
 # Each node says what it has; one that hangs is told by its silence.
 timeout --kill-after=10 300 \
   srun --export=ALL -N 1 -n 1 --ntasks-per-node=1 -c 112 "${python[@]}" -m iberlm.launch.node "$folder"
-# Judges the nodes, notes this start, and may decide against it.
+# Judges the nodes, notes this start, and may decide against it; nodes that failed before are kept from the queued jobs too.
 actions=$(launch start "$folder")
 status=$?
-if ((status != 0)); then
-  perform <<<"$actions"
-  exit "$status"
-fi
+perform <<<"$actions"
+((status == 0)) || exit "$status"
 
 # The work, as a step of its own: signals before the limit go to steps.
 srun --export=ALL -N 1 -n 1 -c 112 \

@@ -86,13 +86,11 @@ perform() {
 # Each node says what it has; one that hangs is told by its silence.
 timeout --kill-after=10 300 \
   srun --export=ALL -N 2 -n 2 --ntasks-per-node=1 -c 16 "${python[@]}" -m iberlm.launch.node "$folder"
-# Judges the nodes, notes this start, and may decide against it.
+# Judges the nodes, notes this start, and may decide against it; nodes that failed before are kept from the queued jobs too.
 actions=$(launch start "$folder")
 status=$?
-if ((status != 0)); then
-  perform <<<"$actions"
-  exit "$status"
-fi
+perform <<<"$actions"
+((status == 0)) || exit "$status"
 
 # Before the ranks: what does not fit is told here, and what they are is written down. Nothing written: it is complete already.
 iberlm pretrain --frozen "$folder/config.yaml" --ranks before
