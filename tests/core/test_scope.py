@@ -1,5 +1,6 @@
 """Parts of a stage: shares of its shards over several processes, and a join."""
 
+import fcntl
 import json
 import subprocess
 import sys
@@ -81,6 +82,19 @@ def test_the_whole_stage_waits_for_no_element_and_is_refused_while_one_works(tmp
 
     with within(Scope(share=(0, 2))), pytest.raises(EnoughError):
         run_stage("copy", 1, body, CopyConfig(), [], out, resumable=True)
+
+
+def test_an_element_waits_for_the_one_that_prepares_the_folder(tmp_path: Path) -> None:
+    out = tmp_path / "a"
+    share(out, 1, 2)
+    with (out / ".lock").open("w") as stream:  # as an element that has written the mark and still holds the folder
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        waiting = subprocess.Popen([sys.executable, "-c", ELEMENT.replace("4)", "2)").replace('[f"s{n}" for n in range(40)]', repr(TEXTS)), str(out), "0"])
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(2)
+        fcntl.flock(stream, fcntl.LOCK_UN)
+    assert waiting.wait(60) == 0
+    assert missing_elements(out, key(out), 2) == []
 
 
 def test_until_ends_after_its_stage_whether_that_ran_or_was_complete(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from iberlm.core.cluster import ClusterConfig
 from iberlm.core.errors import ConfigError, CorruptError, DataError, IberlmError, ResourceError
 from iberlm.core.needs import DATASET, DOWNLOAD, MODEL, PACKAGE, PATH, REFUSED, TOKENIZER, Need, local_folder, path_need
 from iberlm.launch.bundle import bundle_environment, check_bundle, missing, read_bundle, require
-from iberlm.launch.prefetch import gather
+from iberlm.launch.prefetch import compile_loops, gather
 from iberlm.sources.config import CorpusConfig, FetchConfig, SourceConfig
 from iberlm.sources.needs import needs as fetch_needs
 from tests.launch.local_hub import LocalHub, Repository
@@ -387,3 +387,14 @@ def test_a_suite_that_would_run_code_of_the_hub_is_refused_by_prefetch(tmp_path:
         prefetch("eval", [], out=tmp_path, wheels=False, loops=False, check=False)
     with pytest.raises(ConfigError, match=r"is no bundle: it has no bundle.json; fill it with iberlm prefetch pretrain"):
         prefetch("pretrain", [f"initial_model='town/tiny@{A}'"], out=tmp_path / "bundle", wheels=False, loops=False, check=True)
+
+
+def test_compiled_loops_lie_in_the_bundle_and_a_job_finds_them(tmp_path: Path) -> None:
+    program = tmp_path / "loop.py"
+    program.write_text("import numba, sys\nloop = numba.njit(cache=True)(lambda n: n + 1)\nloop(1)\nprint(sum(loop.stats.cache_hits.values()))\n")
+    compile_loops(tmp_path / "bundle", [sys.executable, str(program)])
+    assert list((tmp_path / "bundle" / "numba").rglob("*.nbc"))
+    assert child(f"import runpy; runpy.run_path({str(program)!r})", tmp_path / "bundle", cwd=tmp_path) == "1"
+    assert check_bundle(tmp_path / "bundle", [], checksums=True) == []  # a cache that jobs add to
+    with pytest.raises(ResourceError, match=r"could not be compiled: .*no such thing"):
+        compile_loops(tmp_path / "bundle", [sys.executable, "-c", "import sys; sys.exit('no such thing')"])

@@ -17,7 +17,7 @@ from iberlm.launch.records import FOLDER, LOGS, JobRecord, append_job
 from iberlm.launch.status import Stage, run_status
 from iberlm.launch.status_view import lines, show
 
-from .run_folder import complete, describe, heartbeat, job_record, metrics
+from .run_folder import begun, complete, describe, heartbeat, job_record, metrics
 from .slurm_cluster import SlurmCluster
 
 LABELLED = """srun --label --kill-on-bad-exit=1 -n2 bash -c '
@@ -132,11 +132,13 @@ def test_a_chain_with_a_failed_element_as_its_owner_sees_it_and_cancels_it(slurm
 
 def test_a_hang_is_told_by_log_and_heartbeat_together_and_never_of_a_requeued_job(slurm: SlurmCluster, tmp_path: Path) -> None:
     run, out = tmp_path / "run", tmp_path / "run" / "pretrain"
-    metrics(out, 118, hang_seconds=600)
-    (out / ".stage.json").write_text('{"stage": "pretrain", "key": ""}')
+    begun(out)
     job = submit(slurm, run, "pretrain", "echo begun; sleep 300", "--time=30", "--requeue", goal=3000, book=True)
     slurm.wait(lambda: any("begun" in path.read_text() for path in job.logs(run)), 20, "it trains")
     now = time.time()
+    heartbeat(out, at=now, alive=now, step=-1, phase="start")
+    assert "no step yet: 1 rank in 'start' for 42 s" in told(run, now + 42)
+    metrics(out, 118, hang_seconds=600)
     heartbeat(out, at=now, alive=now)
     heartbeat(out, at=now - 1, alive=now, rank=1, host="node2")
     text = told(run, now)
@@ -224,7 +226,7 @@ def test_logs_of_ranks_and_following_until_the_end(slurm: SlurmCluster, tmp_path
     assert stage.jobs[0].error is not None
 
 
-def test_status_watches_no_faster_than_every_ten_seconds_and_writes_json(slurm: SlurmCluster, tmp_path: Path) -> None:
+def test_a_status_is_json_for_programs_and_a_table_on_a_terminal(slurm: SlurmCluster, tmp_path: Path) -> None:
     run = tmp_path / "run"
     submit(slurm, run, "fetch", "true", "--hold")
     status = run_status(run)

@@ -11,7 +11,7 @@ from tests.train.conftest import make_store, make_tokenizer
 from .lab import PROFILE, lines, login, logs
 from .slurm_cluster import SlurmCluster
 
-STEPS = 80
+STEPS = 24
 SETTINGS = [
     "tokens=inputs/tokenize",
     "tokenizer_folder=inputs/train_tokenizer",
@@ -26,7 +26,8 @@ SETTINGS = [
     "micro_batch_size=2",
     f"steps={STEPS}",
     "schedule.warmup_steps=2",
-    "validate_every_steps=1",
+    "validate_every_steps=2",
+    "validation_tokens=64",
     "checkpoint.every_steps=4",
     "waived_gates=[cost]",
     "prompts={es: La}",

@@ -7,7 +7,7 @@ import typer
 
 from iberlm.cli import doctor_tool, job_tools, prefetch_tool
 from iberlm.cli.verbs import Verb
-from iberlm.core.errors import ConfigError, IberlmError
+from iberlm.core.errors import ConfigError, IberlmError, ResourceError
 from iberlm.core.languages import LANGUAGES, NAMES, UNDETERMINED, check_language
 
 app = typer.Typer(name="iberlm", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -202,49 +202,56 @@ def plan_run(
 ) -> None:
     """Say what a run needs before it is begun: memory a device, tokens a second, hours, energy. Exit status 6 when it cannot fit.
 
-    With cluster=NAME also the jobs that would be submitted, GPU-hours and core-hours, storage, and the limits that they would break.
+    With cluster=NAME also the jobs that would be submitted, GPU-hours and core-hours, storage, and the limits that they
+    would break (exit status 6, too).
     """
     import dataclasses
     import json
 
     from iberlm.cli.hydra_app import compose_settings
     from iberlm.cli.verbs import VERBS
+    from iberlm.launch.plan import as_json as jobs_as_json
+    from iberlm.launch.plan import plan_lines
     from iberlm.train import machines, plan
 
     if verb not in VERBS:
         raise ConfigError(f"plan: there is no verb '{verb}'; choose among {', '.join(VERBS)}")
     settings = compose_settings(VERBS[verb], overrides or [], config_dir)
-    submitted = _planned_jobs(VERBS[verb], settings)
-    if verb != "pretrain" and submitted is None:
+    requests = _requests(VERBS[verb], settings)
+    if verb != "pretrain" and requests is None:
         raise ConfigError(f"plan: '{verb}' on this machine is not planned; choose pretrain, or give cluster=NAME of a Slurm cluster")
     known = None
-    if verb == "pretrain" and (submitted is None or machine or settings.cluster.name in machines.MACHINES):
+    if verb == "pretrain" and (requests is None or machine or settings.cluster.name in machines.MACHINES):
         facts = {"devices": devices, "memory_gib": memory_gib, "peak_tflops": peak_tflops, "mfu": mfu, "watts": watts, "pue": pue}
         facts |= {"network_gb_s": network_gb_s, "bandwidth_gb_s": bandwidth_gb_s}
-        if submitted is not None and devices is None:
+        if requests is not None and devices is None:
             facts["devices"] = settings.cluster.ranks
         known = machines.machine(machine or settings.cluster.name, **{key: value for key, value in facts.items() if value is not None})
     found = plan.plan_pretrain(settings, known) if known else None
     if as_json:
         run = dataclasses.asdict(found) if found else {}
-        print(json.dumps(run if submitted is None else {"run": run, "submission": submitted[1]}, indent=2, ensure_ascii=False))
+        submission = None if requests is None else jobs_as_json(requests, ask_slurm=True)
+        print(json.dumps(run if submission is None else {"run": run, "submission": submission}, indent=2, ensure_ascii=False))
+        refused = bool(submission and submission["refused"])
     else:
-        print("\n".join([*(plan.lines(found) if found else []), *(["", *submitted[0]] if found and submitted else submitted[0] if submitted else [])]))
+        jobs = [] if requests is None else plan_lines(requests, ask_slurm=True)
+        print("\n\n".join("\n".join(part) for part in (plan.lines(found) if found else [], jobs) if part))
+        refused = any(line.startswith("REFUSED") for line in jobs)
     if found:
         plan.check(found)
+    if refused:
+        raise typer.Exit(ResourceError.exit_status)
 
 
-def _planned_jobs(verb: Verb, settings: Any) -> tuple[list[str], dict[str, Any]] | None:
-    """What would be submitted, as lines and for programs; None where nothing would, because the verb runs here."""
+def _requests(verb: Verb, settings: Any) -> list[Any] | None:
+    """What would be submitted; None where nothing would, because the verb runs here."""
     stages = [getattr(settings, stage) for stage in settings.stages] if verb.name == "run" else [settings]
     if not any(stage.cluster.is_slurm for stage in stages):
         return None
     from iberlm.cli.cluster_run import planned
-    from iberlm.launch.plan import as_json, plan_lines
     from iberlm.launch.submit import requests_of
 
-    requests = requests_of(planned(verb, settings))
-    return plan_lines(requests, ask_slurm=True), as_json(requests)
+    return requests_of(planned(verb, settings))
 
 
 @app.command("lineage")

@@ -24,7 +24,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from iberlm import __version__
 from iberlm.core.errors import ConfigError, CorruptError, ResourceError
@@ -286,7 +286,7 @@ def _lock(stage: str, out: Path, *, shared: bool = False) -> Iterator[None]:
         lock = (out / LOCK).open("w")
     with lock as stream:
         try:
-            fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            _take(stream, shared)
         except BlockingIOError:
             raise ResourceError(f"{stage}: another process is writing {out}; wait for it or choose another run_dir") from None
         except OSError as error:
@@ -294,6 +294,19 @@ def _lock(stage: str, out: Path, *, shared: bool = False) -> Iterator[None]:
                 raise
             say(f"{stage}: the file system of {out} has no locks: take care that no second run writes there")
         yield
+
+
+def _take(stream: IO[str], shared: bool) -> None:
+    """Lock a file. Only elements of an array share a lock, and these wait for the one that prepares the folder."""
+    deadline = time.monotonic() + (_SHARE_PATIENCE_SECONDS if shared else 0.0)
+    while True:
+        try:
+            fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(0.05)
 
 
 def _check_place(stage: str, out: Path) -> None:

@@ -138,7 +138,7 @@ def shards(folder: Path) -> Shards | None:
     names = plan.get("shards")
     if not isinstance(names, list):
         return None
-    there = {entry.name for entry in os.scandir(folder / SHARDS)}
+    there = {path.name for path in _entries(folder / SHARDS)}
     return Shards(label=str(plan.get("label", "")), done=sum(f"{name}.json" in there for name in names), total=len(names))
 
 
@@ -148,7 +148,7 @@ def beats(folder: Path, since: float = 0) -> Beats | None:
     if not found:
         return None
     newest = max(found, key=lambda beat: float(beat["at"]))
-    hang = _number(read_object(folder / FROZEN).get("config", {}).get("faults", {}).get("hang_seconds"))
+    hang = _number(_settings(folder, "faults").get("hang_seconds"))
     hang = HANG_SECONDS if hang is None else hang
     short = newest["turn"] > 1 and newest["phase"] in ("data", "step")
     return Beats(
@@ -209,9 +209,19 @@ def _beat(path: Path) -> dict[str, Any] | None:
 
 
 def _planned_steps(folder: Path) -> int:
-    config = read_object(folder / FROZEN).get("config", {})
+    config = _settings(folder)
     wanted, tokens, batch = (_number(config.get(key)) or 0 for key in ("steps", "tokens_total", "global_batch_tokens"))
     return int(wanted or (tokens // batch if batch else 0))
+
+
+def _settings(folder: Path, *groups: str) -> dict[str, Any]:
+    """Settings of a training, or a group of them; none where there are none."""
+    value: Any = read_object(folder / FROZEN)
+    for key in ("config", *groups):
+        value = value.get(key)
+        if not isinstance(value, dict):
+            return {}
+    return dict(value)
 
 
 def _checkpoint(folder: Path) -> int | None:

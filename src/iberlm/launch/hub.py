@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from iberlm.core.progress import say
+
 OFFLINE, UNREACHABLE, GATED, UNKNOWN, DISK, REFUSED, FAILED = "offline", "unreachable", "gated", "unknown", "disk", "refused", "failed"
 
 SETTINGS = ["config.json", "generation_config.json", "*.safetensors.index.json", "LICENSE*", "README.md"]
@@ -57,7 +59,9 @@ def model(name: str, revision: str, tokenizer_only: bool) -> dict[str, Any]:
             raise RequestError(REFUSED, "has no *.safetensors; other formats of weights can carry code and are not taken")
         if "auto_map" in json.loads(Path(hf_hub_download(name, "config.json", revision=revision)).read_text(encoding="utf-8")):
             raise RequestError(REFUSED, "needs Python code from its own repository (auto_map), which is never run; choose a model that transformers knows")
-    _check_space(sum(entry.file_size for entry in planned.values() if entry.will_download))
+    wanted = [entry.file_size for entry in planned.values() if entry.will_download]
+    say(f"prefetch: {name}: {len(wanted)} files to download, {sum(wanted):,} bytes")
+    _check_space(sum(wanted))
     return {"folder": snapshot_download(name, **chosen), "files": sorted(planned)}
 
 

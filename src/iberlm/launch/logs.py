@@ -12,6 +12,7 @@ from typing import TextIO
 
 from iberlm.core.errors import ConfigError, DataError, ResourceError
 from iberlm.core.progress import say
+from iberlm.core.stage import shown
 from iberlm.launch import slurm
 from iberlm.launch.evidence import modified, tail_lines
 from iberlm.launch.reasons import ErrorLines, clean, split_label
@@ -105,7 +106,7 @@ def show_log(run_dir: Path, wanted: Wanted, out: TextIO, *, follow: bool, clock:
     if path is None and not follow:
         raise DataError(f"{record.name} (job {record.job}) has written no log yet; `iberlm status {run_dir}` says what it waits for")
     if path is not None:
-        say(f"{path}")
+        say(f"{shown(path)}")
     if not follow:
         assert path is not None
         for line in read_log(path, wanted):
@@ -127,7 +128,7 @@ def followed(run_dir: Path, record: JobRecord, path: Path | None, wanted: Wanted
         if path is None:
             clock.sleep(READ_SECONDS)
         else:
-            say(f"{path}")
+            say(f"{shown(path)}")
     yield from read_log(path, wanted)
     read, rest = Filter(wanted), b""
     place = path.stat().st_size

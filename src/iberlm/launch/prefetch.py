@@ -53,6 +53,7 @@ def gather(bundle: Path, needs: list[Need]) -> None:
     """
     with _locked(bundle):
         items = read_bundle(bundle)
+        write_bundle(bundle, items, code_version())
         for need in needs:
             if need.kind not in _FROM_HUB:
                 continue

@@ -131,7 +131,10 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a file of JSON lines; none when it is not there. A last line that was cut short by a kill is passed over."""
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise CorruptError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from error
     found: list[dict[str, Any]] = []
     for number, line in enumerate(lines, 1):
         try:

@@ -17,7 +17,7 @@ from iberlm.core.stage import BEGUN, shown
 from iberlm.core.stopping import STOPPED as STOPPED_FILE
 from iberlm.launch import evidence, quarantine
 from iberlm.launch.records import FOLDER, JOB, JOBS, JobRecord, read_jobs
-from iberlm.launch.status_jobs import CANCELLED, COMPLETE, FAILED, NEVER, QUEUED, RUNNING, STOPPED, UNKNOWN, Job, Queue, judge, submitted_at
+from iberlm.launch.status_jobs import CANCELLED, COMPLETE, FAILED, IN_VAIN, NEVER, QUEUED, RUNNING, STOPPED, UNKNOWN, Job, Queue, judge, submitted_at
 
 DAMAGED, UNFINISHED = "damaged", "unfinished"
 """States that a stage has and a job has not: its manifest cannot be read; begun, and nothing works on it."""
@@ -185,7 +185,7 @@ def _next(state: str, job: Job, run_dir: Path, stage: str) -> str:
         return "the same command goes on from what is saved"
     if state == NEVER:
         return f"{_cancel(run_dir, stage)}, mend that, and give the same command again"
-    if state == CANCELLED:
+    if state == CANCELLED and not job.why.startswith(IN_VAIN):  # else that is said of the job that failed
         return "the same command submits it again"
     return ""
 
@@ -247,8 +247,8 @@ def _local_stage(folder: Path, now: float) -> Stage:
         return Stage(name=name, folder=str(folder), state=UNKNOWN, why=why, steps=steps, shards=shards)
     stopped = evidence.read_object(folder / STOPPED_FILE)
     mend = "the same command goes on from what is saved"
-    if stopped:
-        why = f"told to stop ({stopped.get('reason')}) at step {stopped.get('step')}"
+    if {"reason", "step"} <= stopped.keys():
+        why = f"told to stop ({stopped['reason']}) at step {stopped['step']}"
         return Stage(name=name, folder=str(folder), state=STOPPED, why=why, mend=mend, steps=steps, shards=shards)
     why = f"begun, and no process on this machine works in it; last written {span(now - changed)} ago"
     return Stage(name=name, folder=str(folder), state=UNFINISHED, why=why, mend=mend, steps=steps, shards=shards)

@@ -41,7 +41,12 @@ _WAITING = ("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD
 """Slurm's states of jobs that have no nodes."""
 _EXIT_FILE = "asks the run to stop"
 """In what `launch.start` writes when an `exit` file keeps it from beginning."""
+_COMMON_FIELDS = {"job", "element", "restart", "time"}
+_FIELDS = {"start": _COMMON_FIELDS | {"nodes", "refused"}, "end": _COMMON_FIELDS | {"status", "message", "kind"}}
+"""What is read of a line of starts.jsonl, by event."""
 _NO_LIMIT = ("UNLIMITED", "NOT_SET", "INVALID")
+IN_VAIN = "was cancelled: it waited for"
+"""How the reason of a job begins that Slurm cancelled because another failed."""
 _NAMED = 3
 """Failed elements of an array whose reasons are told."""
 
@@ -109,8 +114,7 @@ class Queue:
 
     def __init__(self, records: Sequence[JobRecord]) -> None:
         self._numbers = [record.job for record in records]
-        self.labels = {record.job: f"{record.name} ({record.job})" for record in records}
-        """Jobs as messages name them."""
+        self._labels = {record.job: f"{record.name} ({record.job})" for record in records}
         self._accounted: dict[tuple[int, int | None], slurm.Accounted] | None = None
         self.complaint = ""
         """Why Slurm does not answer; empty when it does."""
@@ -124,6 +128,10 @@ class Queue:
     def of(self, record: JobRecord) -> list[slurm.QueuedJob]:
         """Entries of a submission: one, or one for each element; none when Slurm does not know it any more."""
         return self._jobs.get(record.job, [])
+
+    def names(self, jobs: Sequence[int]) -> str:
+        """Jobs as messages name them."""
+        return ", ".join(self._labels.get(job, f"job {job}") for job in jobs)
 
     def accounted(self, record: JobRecord, element: int | None) -> "slurm.Accounted | None":
         """What the accounting has of a job or an element; None where there is none."""
@@ -154,14 +162,29 @@ class _Reasons:
         return reasons_by_start(log)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Case:
+    """All that is known of a job, or of one element of an array."""
+
+    record: JobRecord
+    element: int | None
+    entry: "slurm.QueuedJob | None"
+    """What Slurm's queue has of it."""
+    history: list[dict[str, Any]]
+    """What its starts and ends left."""
+    log: Path | None
+    manifest: Manifest | None
+    """That of its work."""
+
+
 def judge(record: JobRecord, run_dir: Path, queue: Queue, now: float) -> Job:
     """The state of a submission."""
     history = _history(record.folder(run_dir), record)
     if record.array:
         return _judge_array(record, run_dir, queue, history, now)
-    entry = next(iter(queue.of(record)), None)
-    logs = record.logs(run_dir)
-    return _judge_one(record, None, entry, queue, history, logs[-1] if logs else None, _manifest_of(Path(record.out), record, history), _Reasons(2), now)
+    entry, log = next(iter(queue.of(record)), None), next(iter(record.logs(run_dir)), None)
+    manifest = _manifest_of(Path(record.out), record, history)
+    return _judge_one(_Case(record=record, element=None, entry=entry, history=history, log=log, manifest=manifest), queue, _Reasons(2), now)
 
 
 def submitted_at(record: JobRecord) -> float:
@@ -169,91 +192,86 @@ def submitted_at(record: JobRecord) -> float:
     return datetime.fromisoformat(record.submitted).timestamp()
 
 
-def _judge_one(
-    record: JobRecord,
-    element: int | None,
-    entry: "slurm.QueuedJob | None",
-    queue: Queue,
-    history: list[dict[str, Any]],
-    log: Path | None,
-    manifest: Manifest | None,
-    reasons: _Reasons,
-    now: float,
-) -> Job:
+def _judge_one(case: _Case, queue: Queue, reasons: _Reasons, now: float) -> Job:
     """Of a job without an array, or of one element."""
-    mine = [line for line in history if line["element"] == element]
-    again = any(line["restart"] > 0 for line in mine)
-    starts = _starts(mine, reasons.by_start(log) if again else {}, running=entry is not None and entry.is_live and entry.state not in _WAITING)
+    record, entry = case.record, case.entry
+    again = any(line["restart"] > 0 for line in case.history)
+    running = entry is not None and entry.is_live and entry.state not in _WAITING
+    starts = _starts(case.history, reasons.by_start(case.log) if again else {}, running=running)
     common: dict[str, Any] = {"name": record.name, "job": record.job, "array": record.array, "submitted": record.submitted, "starts": starts}
-    common |= {"requeues": max(0, len(starts) - 1), "logs": [str(log)] if log else []}
+    common |= {"requeues": max(0, len(starts) - 1), "logs": [str(case.log)] if case.log else []}
     if entry is not None and entry.is_live:
-        return Job(**common, **_live(record, entry, queue), again=entry.state in _WAITING and bool(starts))
-    start, end = attempts.ending_of(mine)
-    if manifest is not None:
-        return Job(**common, state=COMPLETE, ended=manifest.finished)
+        return Job(**common, **_live(record, entry, queue), again=bool(starts) and not running)
+    start, end = attempts.ending_of(case.history)
+    if case.manifest is not None:
+        return Job(**common, state=COMPLETE, ended=case.manifest.finished)
     if end is not None:
-        return Job(**common, **_ended(end, entry, log, reasons))
+        return Job(**common, **_ended(case, end, reasons))
     if start is not None and start["refused"]:
-        stopped = _EXIT_FILE in start["refused"]
-        return Job(**common, state=STOPPED if stopped else FAILED, why=start["refused"], ended=start["time"])
-    if (over := entry or queue.accounted(record, element)) is not None and over.state in FINISHED:
-        return Job(**common, **_over(over, start, log, reasons))
+        return Job(**common, state=STOPPED if _EXIT_FILE in start["refused"] else FAILED, why=start["refused"], ended=start["time"])
+    if (over := entry or queue.accounted(record, case.element)) is not None and over.state in FINISHED:
+        return Job(**common, **_over(case, over, start, queue, reasons))
     if queue.complaint:
-        return Job(**common, **_unasked(start, log, now))
-    if start is None and log is None:
-        return Job(**common, state=CANCELLED, why="it left the queue without having begun: cancelled, or what it waited for failed")
-    # Slurm has forgotten it, and no word of its end was written
-    reason = reasons.of(log)
-    why = reason.text if reason else "it ended without a word: its node failed, or somebody cancelled it"
-    return Job(**common, state=FAILED, why=why, error=reason, ended=_iso(modified(log)) if log else "")
+        return Job(**common, **_unasked(case, start, now))
+    return Job(**common, **_forgotten(case, start, reasons))
 
 
 def _live(record: JobRecord, entry: "slurm.QueuedJob", queue: Queue) -> dict[str, Any]:
     words = slurm.explain(entry.state, entry.reason)
     if entry.reason == "Dependency" and record.after:
-        words = f"waits for {', '.join(queue.labels.get(job, f'job {job}') for job in record.after)}"
+        words = f"waits for {queue.names(record.after)}"
     if entry.state in _WAITING:
         return {"state": NEVER if slurm.never_starts(entry.reason) else QUEUED, "why": words, "expected": entry.started}
     left = "" if entry.time_left in _NO_LIMIT else entry.time_left
     return {"state": RUNNING, "why": words, "started": entry.started, "nodes": entry.nodes, "elapsed": entry.time_used, "time_left": left}
 
 
-def _ended(end: dict[str, Any], entry: "slurm.QueuedJob | None", log: Path | None, reasons: _Reasons) -> dict[str, Any]:
+def _ended(case: _Case, end: dict[str, Any], reasons: _Reasons) -> dict[str, Any]:
     """By the word that it left at its end."""
-    status = int(end["status"])
-    message, ended = str(end["message"]), {"ended": end["time"]}
+    status, message, ended = int(end["status"]), str(end["message"]), {"ended": end["time"]}
     if status == 0:
         return {"state": COMPLETE, **ended}
-    if entry is not None and entry.state == "CANCELLED":
+    if case.entry is not None and case.entry.state == "CANCELLED":
         return {"state": CANCELLED, "why": "was cancelled, while it ran" if end["kind"] == "ended" else f"was cancelled; before, {message}", **ended}
     if end["kind"] in _STOPPED_KINDS:
         return {"state": STOPPED, "why": message, **ended}
-    reason = reasons.of(log)
+    reason = reasons.of(case.log)
     why = reason.text if reason else f"{message} ({explain_status(status)})"
     return {"state": FAILED, "why": f"{why}; {message}" if reason and end["kind"] == "given-up" else why, "error": reason, **ended}
 
 
-def _over(entry: "slurm.QueuedJob | slurm.Accounted", start: dict[str, Any] | None, log: Path | None, reasons: _Reasons) -> dict[str, Any]:
+def _over(case: _Case, over: "slurm.QueuedJob | slurm.Accounted", start: dict[str, Any] | None, queue: Queue, reasons: _Reasons) -> dict[str, Any]:
     """By Slurm's word on a job that is over, where it left none itself."""
-    reason, ended = ("", entry.ended) if isinstance(entry, slurm.Accounted) else (entry.reason, entry.ends)
-    words = slurm.explain(entry.state, reason)
-    if entry.state == "COMPLETED":
+    slurms, ended = ("", over.ended) if isinstance(over, slurm.Accounted) else (over.reason, over.ends)
+    words = slurm.explain(over.state, slurms)
+    if over.state == "COMPLETED":
         return {"state": COMPLETE, "ended": ended}
-    if entry.state == "CANCELLED":
+    if over.state == "CANCELLED":
+        if slurms == "DependencyNeverSatisfied" and case.record.after:
+            words = f"{IN_VAIN} {queue.names(case.record.after)}, which did not succeed"
         return {"state": CANCELLED, "why": words if start is None else f"{words}, while it ran", "ended": ended}
-    found = reasons.of(log)
-    return {"state": FAILED, "why": found.text if found else words or f"Slurm says {entry.state}", "error": found, "ended": ended}
+    found = reasons.of(case.log)
+    return {"state": FAILED, "why": found.text if found else words or f"Slurm says {over.state}", "error": found, "ended": ended}
 
 
-def _unasked(start: dict[str, Any] | None, log: Path | None, now: float) -> dict[str, Any]:
+def _unasked(case: _Case, start: dict[str, Any] | None, now: float) -> dict[str, Any]:
     """Where Slurm does not answer and the job left no word of its end."""
-    written = modified(log) if log else None
+    written = modified(case.log) if case.log else None
     if start is None or written is None:
         return {"state": UNKNOWN, "why": "was submitted; whether it waits, runs or was cancelled only Slurm knows"}
     where = {"started": start["time"], "nodes": ",".join(start["nodes"])}
     if now - written < _FRESH_SECONDS:
         return {"state": RUNNING, "why": "by its log, which is being written", **where}
     return {"state": UNKNOWN, "why": "began, and left no word of its end; whether it runs only Slurm knows", **where}
+
+
+def _forgotten(case: _Case, start: dict[str, Any] | None, reasons: _Reasons) -> dict[str, Any]:
+    """Slurm does not know it any more, and no word of its end was written."""
+    if start is None and case.log is None:
+        return {"state": CANCELLED, "why": "it left the queue without having begun: cancelled, or what it waited for failed"}
+    reason = reasons.of(case.log)
+    why = reason.text if reason else "it ended without a word: its node failed, or somebody cancelled it"
+    return {"state": FAILED, "why": why, "error": reason, "ended": _iso(modified(case.log)) if case.log else ""}
 
 
 def _judge_array(record: JobRecord, run_dir: Path, queue: Queue, history: list[dict[str, Any]], now: float) -> Job:
@@ -265,7 +283,9 @@ def _judge_array(record: JobRecord, run_dir: Path, queue: Queue, history: list[d
     reasons = _Reasons(2 * _NAMED)
     for number in record.elements:
         own = _manifest_of(_out_of(record, run_dir, number), record, history, element=number) or whole
-        jobs[number] = found = _judge_one(record, number, entries.get(number), queue, history, log_of.get(number), own, reasons, now)
+        mine = [line for line in history if line["element"] == number]
+        case = _Case(record=record, element=number, entry=entries.get(number), history=mine, log=log_of.get(number), manifest=own)
+        jobs[number] = found = _judge_one(case, queue, reasons, now)
         sorted_by.setdefault(found.state, []).append(number)
     waiting = sorted_by.get(QUEUED, []) + sorted_by.get(NEVER, [])
     bad = sorted(number for state in (FAILED, STOPPED, CANCELLED, UNKNOWN) for number in sorted_by.get(state, []))
@@ -304,14 +324,14 @@ def _history(folder: Path, record: JobRecord) -> list[dict[str, Any]]:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    needed = {"event", "job", "element", "restart", "time"}
-    found = read_lines(path)
+    try:
+        found = read_lines(path)
+    except OSError as error:
+        raise ResourceError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise CorruptError(f"{path}: is not text ({error}); delete it: only the history of the job's starts is lost") from error
     for line in found:
-        if (
-            not isinstance(line, dict)
-            or not needed <= line.keys()
-            or not {"start": {"nodes", "refused"}, "end": {"status", "message", "kind"}}[line["event"]] <= line.keys()
-        ):
+        if not isinstance(line, dict) or not _FIELDS.get(line.get("event", ""), {""}) <= line.keys():
             raise CorruptError(f"{path}: holds a line that is no start and no end of a job ({str(line)[:80]}); it was written by another version")
     return found
 
@@ -347,7 +367,7 @@ def _manifest_of(out: Path | None, record: JobRecord, history: Sequence[dict[str
     """The manifest that tells that this submission is complete: one that it made, or found and let stand."""
     if out is None:
         return None
-    with contextlib.suppress(CorruptError, OSError):
+    with contextlib.suppress(CorruptError, OSError, ValueError):
         manifest = find_manifest(out)
         if manifest is None:
             return None

@@ -130,8 +130,7 @@ def requests_of(works: Sequence[Work]) -> list[Request]:
 def confirm_hours(works: Sequence[Work], common: Submission) -> None:
     """Raise `ConfigError` unless a submission that may use many GPU-hours is confirmed: at a terminal by a word, else by `confirm`.
 
-    Counted are whole allocations at their full walltime or, where a training run is planned to need more (it is requeued
-    until its goal), what is planned.
+    Counted are whole allocations at their full walltime, of a training run as many starts as it is planned to need.
     """
     hours = sum(map(gpu_hours, requests_of(works)))
     limit = min(work.cluster.confirm_above_gpu_hours for work in works)
