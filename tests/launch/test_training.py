@@ -99,7 +99,7 @@ def test_fsdp2_on_two_nodes_survives_a_dead_node_and_a_time_limit_with_the_same_
     assert [line["restart"] for line in starts[:3]] == [0, 1, 2]
     assert f"node{dead}" not in starts[1]["nodes"] + starts[2]["nodes"]
     assert 0 < before_limit < at_limit < STEPS
-    log = logs(run)
+    log = (run / f"slurm/logs/pretrain-{job}.log").read_text()
     assert "DUE TO NODE FAILURE" in log
     assert "on SIGUSR2; run the same command again" in log
     assert not (run / "pretrain/stopped.json").exists()

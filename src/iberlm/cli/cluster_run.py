@@ -274,7 +274,7 @@ def _require_all(works: list[Work], settings: StageConfig) -> None:
 
     for stage, jobs in {work.stage: work.settings for work in works}.items():
         for job in jobs:
-            command = prefetch_command(_command_verb(settings, stage), _overrides(), job.cluster.bundle)
+            command = prefetch_command(_command_verb(settings, stage), _overrides(), job.cluster.bundle, _config_dir())
             try:
                 require(needs_of(stage, job), job.cluster, Path(job.run_dir), command)
             except ConfigError as error:
@@ -290,3 +290,9 @@ def _command_verb(settings: StageConfig, stage: str) -> str:
 def _overrides() -> list[str]:
     """What the user gave on the command line, without Hydra's own."""
     return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
+def _config_dir() -> str:
+    """The folder that the user gave as `--config-dir`; empty without one."""
+    sources = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
+    return next((str(source.path) for source in sources if source.provider == "command-line"), "")

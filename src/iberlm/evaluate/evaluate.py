@@ -9,6 +9,7 @@ from typing import Any
 
 from iberlm.core.files import write_json
 from iberlm.core.manifest import Manifest
+from iberlm.core.needs import hub_name, local_folder
 from iberlm.core.progress import say
 from iberlm.core.stage import Record, WouldRunError, run_stage
 from iberlm.evaluate.config import EvaluateConfig
@@ -30,7 +31,7 @@ def run(config: EvaluateConfig, inputs: list[Manifest], out: Path) -> Manifest:
     bits per byte: its cell is missing, never zero. Raises `DataError` when the model cannot be loaded, gives
     likelihoods that are not numbers, or a task's data set is not there.
     """
-    if config.dry_run and not Path(config.model_folder).is_dir():  # the model of a line that has not run yet
+    if config.dry_run and not hub_name(config.model_folder) and not Path(config.model_folder).is_dir():  # the model of a line that has not run yet
         raise WouldRunError(STAGE, out.absolute())
     return run_stage(STAGE, VERSION, _body, config, inputs, out, fingerprint=_fingerprint(config))
 
@@ -39,7 +40,7 @@ def _fingerprint(config: EvaluateConfig) -> dict[str, Any]:
     tasks, _ = own_tasks(config.suite.tasks, config.suite.languages)
     languages = [task.language for task in tasks if task.family == BITS_PER_BYTE]
     return {
-        "model": model_files(Path(config.model_folder)),
+        "model": model_files(local_folder(config.model_folder, config.cluster)),
         "tasks": task_files(tasks),
         "validation": validation_files(Path(config.validation), languages),
         "lm_eval": importlib.metadata.version("lm_eval"),

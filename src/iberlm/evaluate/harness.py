@@ -8,7 +8,6 @@ import difflib
 import importlib.metadata
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from lm_eval.tasks import TaskManager
 
 from iberlm.core.errors import ConfigError, DataError, ResourceError
 from iberlm.core.files import sha256_json
+from iberlm.core.needs import local_folder
 from iberlm.core.progress import progress
 from iberlm.core.resources import resource_dir
 from iberlm.evaluate.config import EvaluateConfig
@@ -69,10 +69,10 @@ class _Remark:
 
 
 def _common_columns(config: EvaluateConfig, model: Any) -> dict[str, Any]:
-    folder = Path(config.model_folder)
+    folder = local_folder(config.model_folder, config.cluster)
     return {
         "suite": config.suite.name,
-        "model": str(folder),
+        "model": config.model_folder,
         "weights": sha256_json({path.name: checksum(path) for path in sorted(folder.glob(WEIGHTS))}),
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": model.device.type,

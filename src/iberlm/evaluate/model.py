@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from iberlm.core.errors import ConfigError, DataError, ResourceError
+from iberlm.core.needs import local_folder
 from iberlm.evaluate.config import EvaluateConfig
 
 SPREAD = "spread"
@@ -18,7 +19,7 @@ def load_model(config: EvaluateConfig) -> tuple[Any, Any]:
     Raises `DataError` when the folder cannot be loaded, lacks weights or has a tokenizer larger than its embeddings,
     `ConfigError` for a device that is not there or a chat template that is missing, `ResourceError` when memory is short.
     """
-    folder = Path(config.model_folder).absolute()
+    folder = local_folder(config.model_folder, config.cluster).absolute()
     device = pick_device(config.device)
     offline = {"local_files_only": True, "trust_remote_code": False}
     placement = {"device_map": "auto"} if device == SPREAD else {}

@@ -14,6 +14,7 @@ from iberlm.cards import require
 from iberlm.core.errors import ConfigError, DataError
 from iberlm.core.files import sha256_file, write_json
 from iberlm.core.manifest import Counts, Manifest
+from iberlm.core.needs import local_folder
 from iberlm.core.progress import say
 from iberlm.core.ranks import ranks_have_run, run_ranks, seconds_elsewhere
 from iberlm.core.stage import Record, run_stage
@@ -56,7 +57,7 @@ def base_folder(config: FinetuneConfig, inputs: list[Manifest]) -> Path:
         raise ConfigError(
             f"base: no finished pretrain or finetune stage in '{config.base}'; run it first, or give another `base`, or `model_folder` (a Hugging Face folder)"
         )
-    folder = Path(config.model_folder).absolute()
+    folder = local_folder(config.model_folder, config.cluster).absolute()
     if not (folder / "config.json").is_file():
         raise ConfigError(f"model_folder: '{config.model_folder}' is not a Hugging Face model folder: it has no config.json")
     if not any(folder.glob("*.safetensors")):

@@ -15,6 +15,7 @@ from iberlm.core.documents import read_batches
 from iberlm.core.errors import DataError
 from iberlm.core.files import sha256_file, write_json
 from iberlm.core.manifest import Manifest
+from iberlm.core.needs import local_folder
 from iberlm.core.progress import say
 from iberlm.core.stage import Record, run_stage
 from iberlm.tokenizer import gates, parity
@@ -54,8 +55,13 @@ def run(config: TrainTokenizerConfig, inputs: list[Manifest], out: Path) -> Mani
 
 def _outside_files(config: TrainTokenizerConfig) -> dict[str, list[tuple[str, str]]]:
     """Names and checksums of the files that decide the output and belong to no stage, by what they are for."""
-    places = {"base": [config.tokenizer.base], "parallel": [config.parallel or str(EMBEDDED_PARALLEL)], "compare": config.compare}
+    others = [_folder(place, config) for place in config.compare]
+    places = {"base": [_folder(config.tokenizer.base, config)], "parallel": [config.parallel or str(EMBEDDED_PARALLEL)], "compare": others}
     return {use: [entry for place in paths if place for entry in _checksums(Path(place))] for use, paths in places.items()}
+
+
+def _folder(place: str, config: TrainTokenizerConfig) -> str:
+    return str(local_folder(place, config.cluster)) if place else ""
 
 
 def _checksums(place: Path) -> list[tuple[str, str]]:
@@ -80,12 +86,12 @@ def _body(config: TrainTokenizerConfig, inputs: list[Manifest], out: Path, recor
     (curated,) = inputs
     files = _chosen(split_files(curated, TRAIN), config.languages, curated.folder)
     parallel = read_parallel(Path(config.parallel) if config.parallel else None)
-    others = load_tokenizers([Path(place) for place in config.compare])  # before anything costs time
+    others = load_tokenizers([Path(_folder(place, config)) for place in config.compare])  # before anything costs time
     kept = config.tokenizer.algorithm == KEEP
     table: Words | None = None
     about: dict[str, Any] = {"algorithm": config.tokenizer.algorithm}
     if kept:
-        keep(Path(config.tokenizer.base), out / FOLDER)
+        keep(Path(_folder(config.tokenizer.base, config)), out / FOLDER)
         about["kept"] = config.tokenizer.base
     else:
         material = read_material(config.tokenizer, files, record, workers=config.cluster.workers)
@@ -93,7 +99,7 @@ def _body(config: TrainTokenizerConfig, inputs: list[Manifest], out: Path, recor
         table = material.table(trained.shares)
         _export(config.tokenizer, trained.payload, out / FOLDER)
         about |= _training(trained, material, table)
-    base = load_tokenizer(Path(config.tokenizer.base)) if config.tokenizer.base else None
+    base = load_tokenizer(Path(_folder(config.tokenizer.base, config))) if config.tokenizer.base else None
     tokenizer = load_tokenizer(out / FOLDER)
     validation = {tag: paths for tag, paths in split_files(curated, VALIDATION).items() if tag in files}
     asked: dict[str, Any] = {"languages": list(files), "validation": validation, "max_bytes": config.measured_bytes_per_language, "parallel": parallel}

@@ -15,6 +15,7 @@ from typing import Any
 from iberlm.core.errors import ConfigError, CorruptError, DataError, ResourceError
 from iberlm.core.files import sha256_file, write_json
 from iberlm.core.manifest import FILE_NAME, Manifest, Output
+from iberlm.core.needs import local_folder
 from iberlm.core.process import usable_cores
 from iberlm.core.progress import say
 from iberlm.core.stage import shown
@@ -117,7 +118,7 @@ def check_model(config: PretrainConfig) -> None:
     """Raise `ConfigError` or `DataError` when the folder of `initial_model` is not one that training can go on from, or its positions are too few."""
     if not config.initial_model:
         return
-    folder = Path(config.initial_model)
+    folder = local_folder(config.initial_model, config.cluster)
     try:
         described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

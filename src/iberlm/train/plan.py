@@ -12,10 +12,10 @@ import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from iberlm.core.errors import ConfigError, CorruptError, IberlmError, ResourceError
+from iberlm.core.needs import local_folder
 from iberlm.train.config import PretrainConfig, accumulation_steps
 from iberlm.train.config_groups import AUTO, CHECKPOINTED, FSDP2, HSDP, MUON, SHARDED_BY_TORCH, ZERO3, StrategyConfig
 from iberlm.train.flops import Shape, flops_per_token, layer_matrices, parameters
@@ -147,7 +147,7 @@ def shape_of(config: PretrainConfig) -> Shape:
     """The shape of the model that a run would train, at the recipe's nominal vocabulary."""
     if not config.initial_model:
         return Shape.of(config.model)
-    path = Path(config.initial_model) / "config.json"
+    path = local_folder(config.initial_model, config.cluster) / "config.json"
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -23,6 +23,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from iberlm.core.needs import local_folder
 from iberlm.core.progress import say
 from iberlm.train import deepspeed_engine
 from iberlm.train.activation import transform_layers
@@ -266,7 +267,8 @@ def parallelize(accelerator: Accelerator, module: TrainingModel, config: Pretrai
         tensor_group = _shard(module, layout, config, choices, accelerator.device.type)
     else:
         transform_layers(module, config, choices)
-    materialise(module, accelerator.device, config.seed, config.initial_model, config.optimizer.reference_hidden_size)
+    initial = str(local_folder(config.initial_model, config.cluster)) if config.initial_model else ""
+    materialise(module, accelerator.device, config.seed, initial, config.optimizer.reference_hidden_size)
     optimizers = build_optimizers(module, config.optimizer, shape.hidden_size)
     model: nn.Module = module
     stepper = None

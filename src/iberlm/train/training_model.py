@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from iberlm.core.errors import ConfigError, ResourceError
+from iberlm.core.needs import local_folder
 from iberlm.train import attention, cross_entropy
 from iberlm.train.config import PretrainConfig
 from iberlm.train.data import IGNORED
@@ -150,7 +151,8 @@ def build_training_model(
     Raises `ConfigError` and `DataError` for a folder that cannot be trained (see `initial.read_configuration`).
     """
     if config.initial_model:
-        shape: PreTrainedConfig = read_configuration(config.initial_model, sequence_length=config.sequence_length, vocabulary_size=vocabulary_size)
+        folder = local_folder(config.initial_model, config.cluster)
+        shape: PreTrainedConfig = read_configuration(folder, sequence_length=config.sequence_length, vocabulary_size=vocabulary_size)
     else:
         shape = llama_config(config.model, vocabulary_size, bos=bos, eos=eos, pad=pad)
     architecture = MODEL_FOR_CAUSAL_LM_MAPPING[type(shape)]

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from iberlm.core.errors import ConfigError, DataError, ResourceError
 from iberlm.core.files import write_json
 from iberlm.core.manifest import Manifest
+from iberlm.core.needs import local_folder
 from iberlm.core.progress import say
 from iberlm.core.ranks import rank_main
 from iberlm.core.stage import identity
@@ -147,7 +148,7 @@ def open_text(config: PretrainConfig, inputs: Inputs) -> Text:
         if getattr(tokenizer, name) is None:
             raise DataError(f"{files}: has no {name}; the token store's documents begin with BOS and end with EOS")
     if config.initial_model:
-        check_vocabulary(Path(config.initial_model), files)
+        check_vocabulary(local_folder(config.initial_model, config.cluster), files)
     vocabulary = len(tokenizer)
     manifest = read_store(inputs.tokens, vocabulary)
     replay = read_store(inputs.replay, vocabulary) if inputs.replay else None
