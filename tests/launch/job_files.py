@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from iberlm.launch import records
-from iberlm.launch.attempts import Attempt
-from iberlm.launch.node import NodeRecord
+from iberlm.launch.job.attempts import Attempt
+from iberlm.launch.job.node import NodeRecord
 
 NODES = ["gs01", "gs02"]
 

@@ -8,7 +8,7 @@ import pytest
 from iberlm.core.cluster import ClusterConfig, QueueConfig
 from iberlm.core.errors import ConfigError
 from iberlm.launch.checks import check_request
-from iberlm.launch.slurm_machine import Machine, read_associations, read_qualities
+from iberlm.launch.slurm.machine import Machine, read_associations, read_qualities
 
 from .slurm_cluster import SlurmCluster
 

@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 
 from iberlm.core.cluster import ClusterConfig, DeviceConfig, FactConfig, QueueConfig
-from iberlm.launch.doctor import as_json, exit_status, lines
-from iberlm.launch.doctor_checks import NOTE, OK, PROBLEM, WARNING, Finding, check_compilers, check_packages, modules_to_import
-from iberlm.launch.doctor_checks_disk import HOME, NODE_LOCAL, RUN, Quota, check_disks, check_locks, parse_lfs_quota, parse_quota, room_left
-from iberlm.launch.doctor_checks_environment import check_environment, check_jobs, check_offline
-from iberlm.launch.doctor_checks_profile import AGREES, DIFFERS, UNTOLD, Kind, Seen, compare
-from iberlm.launch.doctor_checks_slurm import check_slurm, profile_line
-from iberlm.launch.doctor_checks_torch import Probe, check_gpus, check_imports, check_ranks, probe
+from iberlm.launch.doctor.accelerators import Probe, check_gpus, check_imports, check_ranks, probe
+from iberlm.launch.doctor.checks import NOTE, OK, PROBLEM, WARNING, Finding, check_compilers, check_packages, modules_to_import
+from iberlm.launch.doctor.disk import HOME, NODE_LOCAL, RUN, Quota, check_disks, check_locks, parse_lfs_quota, parse_quota, room_left
+from iberlm.launch.doctor.environment import check_environment, check_jobs, check_offline
+from iberlm.launch.doctor.examine import as_json, exit_status, lines
+from iberlm.launch.doctor.profile import AGREES, DIFFERS, UNTOLD, Kind, Seen, compare
+from iberlm.launch.doctor.slurm import check_slurm, profile_line
 from iberlm.launch.profile import load_profile, profiles
-from iberlm.launch.slurm_machine import Association, Limits, Node, Partition, Qos
+from iberlm.launch.slurm.machine import Association, Limits, Node, Partition, Qos
 
 from .slurm_cluster import CORES, GPUS, MEMORY_MB, NODES, SlurmCluster
 
@@ -103,7 +103,7 @@ def test_findings_are_shown_with_their_mends_and_end_with_status_6_for_a_problem
 
 def test_a_package_that_is_missing_or_too_old_is_named_with_its_mend(tmp_path: Path) -> None:
     python = _environment_without(tmp_path, missing="xxhash", old="orjson")
-    script = "import json, dataclasses\nfrom iberlm.launch.doctor_checks import *\nprint(json.dumps([dataclasses.asdict(f) for f in check_packages()]))"
+    script = "import json, dataclasses\nfrom iberlm.launch.doctor.checks import *\nprint(json.dumps([dataclasses.asdict(f) for f in check_packages()]))"
     done = subprocess.run([python, "-c", script], capture_output=True, text=True, check=True)
     found = [Finding(**finding) for finding in json.loads(done.stdout)]
     missing, old = named(found, "xxhash"), named(found, "orjson")
@@ -205,7 +205,7 @@ def test_without_a_loopback_network_gloo_is_found_broken() -> None:
     alone = ["unshare", "--net"]
     if subprocess.run([*alone, "true"], capture_output=True, check=False).returncode != 0:
         pytest.skip("no right to make a network namespace here")
-    script = "from iberlm.launch.doctor_checks_torch import *\nfor f in check_ranks(probe(['torch'])): print(f.name, f.level, f.seen, sep='|')"
+    script = "from iberlm.launch.doctor.accelerators import *\nfor f in check_ranks(probe(['torch'])): print(f.name, f.level, f.seen, sep='|')"
     told = subprocess.run([*alone, sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert "gloo|problem|all_reduce between two ranks failed: RuntimeError" in told
 
@@ -219,7 +219,7 @@ def test_a_compiler_that_does_not_compile_is_told(monkeypatch: pytest.MonkeyPatc
 
 
 def test_few_open_files_are_told(tmp_path: Path) -> None:
-    script = "from iberlm.launch.doctor_checks import check_limits\nfor f in check_limits(): print(f.name, f.level, f.seen, f.mend, sep='|')"
+    script = "from iberlm.launch.doctor.checks import check_limits\nfor f in check_limits(): print(f.name, f.level, f.seen, f.mend, sep='|')"
     command = ["bash", "-c", 'ulimit -n 512; exec "$@"', "limited", sys.executable, "-c", script]
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "open files|warning|512|ulimit -n 4096" in told

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from iberlm.core.cluster import ClusterConfig, DeviceConfig, FactConfig, QueueConfig
+from iberlm.launch.hours import longest_minutes
+from iberlm.launch.judge import broken_limits, judge
 from iberlm.launch.plan import Request, as_json, core_hours, energy_kwh, gpu_hours, plan_lines, starts, total
-from iberlm.launch.plan_hours import longest_minutes
-from iberlm.launch.plan_judge import broken_limits, judge
 
 from .slurm_cluster import SlurmCluster
 

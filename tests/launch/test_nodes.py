@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from iberlm.core.errors import ConfigError, CorruptError
-from iberlm.launch import attempts, blame, environment, node, quarantine, records
-from iberlm.launch.actions import Actions
-from iberlm.launch.attempts import JobFile
+from iberlm.launch import records
+from iberlm.launch.job import attempts, blame, environment, node, quarantine
+from iberlm.launch.job.actions import Actions
+from iberlm.launch.job.attempts import JobFile
 
 from .job_files import NODES, attempt, began, job_file, queue
 
@@ -181,7 +182,7 @@ def test_outside_a_job_and_with_a_foreign_job_file_it_says_so(tmp_path: Path) ->
 
 
 def test_jobs_that_end_at_once_lose_no_entry_of_the_quarantine(job: JobFile) -> None:
-    program = "import sys; from pathlib import Path; from iberlm.launch import quarantine; quarantine.add(Path(sys.argv[1]), {sys.argv[2]: 'died'}, 7)"
+    program = "import sys; from pathlib import Path; from iberlm.launch.job import quarantine; quarantine.add(Path(sys.argv[1]), {sys.argv[2]: 'died'}, 7)"
     nodes = [f"gs0{number}" for number in range(6)]
     processes = [subprocess.Popen([sys.executable, "-c", program, str(job.run_dir), name], stderr=subprocess.DEVNULL) for name in nodes]
     assert [process.wait(60) for process in processes] == [0] * len(nodes)

@@ -20,8 +20,8 @@ from iberlm.cli.prefetch_tool import needs_of, prefetch, prefetch_command
 from iberlm.core.cluster import ClusterConfig
 from iberlm.core.errors import ConfigError, CorruptError, DataError, IberlmError, ResourceError
 from iberlm.core.needs import DATASET, DOWNLOAD, MODEL, PACKAGE, PATH, REFUSED, TOKENIZER, Need, local_folder, path_need
-from iberlm.launch.bundle import bundle_environment, check_bundle, missing, read_bundle, require
-from iberlm.launch.prefetch import compile_loops, gather
+from iberlm.launch.offline.bundle import bundle_environment, check_bundle, missing, read_bundle, require
+from iberlm.launch.offline.prefetch import compile_loops, gather
 from iberlm.sources.config import CorpusConfig, FetchConfig, SourceConfig
 from iberlm.sources.needs import needs as fetch_needs
 from tests.launch.local_hub import LocalHub, Repository
@@ -291,7 +291,7 @@ def test_a_submission_is_refused_with_the_command_that_mends_it(tmp_path: Path) 
 def test_paths_on_this_machine_alone_are_refused_where_the_run_lies_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shared, own = tmp_path / "shared", tmp_path / "own"
     own.mkdir()
-    monkeypatch.setattr("iberlm.launch.bundle._OWN_DISKS", (str(own),))
+    monkeypatch.setattr("iberlm.launch.offline.bundle._OWN_DISKS", (str(own),))
     assert missing([path_need(own, "model_folder")], cluster(), shared / "run") == [
         f"model_folder: {own} lies on this machine's own disk, which other nodes do not see; copy it to a shared folder"
     ]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from iberlm.launch.reasons import clean, explain_status, find_reason, last_start
+from iberlm.launch.status.reasons import clean, explain_status, find_reason, last_start
 
 REASONS = {
     # logs as Slurm 22.05, torch 2 and IberLM write them

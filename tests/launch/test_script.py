@@ -198,8 +198,8 @@ RECORDER = """#!/bin/bash
 # stands in for Python: notes what it is called with, and decides as an end would
 (IFS=$'\x1f' && echo "${{SLURM_RESTART_COUNT:-0}}$IFS${{*:2}}" >>"{log}/calls")
 case "$*" in
-*launch.node*) ;;
-*launch.end*)
+*launch.job.node*) ;;
+*launch.job.end*)
   echo "$IBERLM_JOB_STATE" >"{log}/state"
   [[ ${{SLURM_RESTART_COUNT:-0}} -ge 1 ]] || printf 'chain %s\\nexclude %s\\nrequeue\\n' "$QUEUED" "$(hostname)"
   ;;
@@ -264,8 +264,8 @@ def test_slurm_carries_out_scripts_in_a_hostile_folder(slurm: SlurmCluster, tmp_
     # what was called, with what, and how often
     folder = str(run_dir / "slurm" / "pretrain")
     frozen = ["iberlm", "pretrain", "--frozen", f"{folder}/config.yaml", "--ranks"]
-    once = [["iberlm.launch.node", folder]] * 2 + [["iberlm.launch.start", folder], [*frozen, "before"]]
-    once += [["iberlm.train.worker", "a b", "$(touch x)"]] * 4 + [[*frozen, "after=0"], ["iberlm.launch.end", folder, "0"]]
+    once = [["iberlm.launch.job.node", folder]] * 2 + [["iberlm.launch.job.start", folder], [*frozen, "before"]]
+    once += [["iberlm.train.worker", "a b", "$(touch x)"]] * 4 + [[*frozen, "after=0"], ["iberlm.launch.job.end", folder, "0"]]
     assert calls(work["ranks"]) == [["0", *call] for call in once] + [["1", *call] for call in once]
     shares = sorted(call[-1] for call in calls(work["array"]) if call[0] == "1" and "--share" in call)
     assert shares == ["1/4", "3/4"]

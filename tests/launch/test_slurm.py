@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from iberlm.core.errors import ConfigError, IberlmError, ResourceError
-from iberlm.launch import slurm as client
-from iberlm.launch.slurm_call import minutes
-from iberlm.launch.slurm_words import FINISHED, refusal
+from iberlm.launch.slurm import client
+from iberlm.launch.slurm.call import minutes
+from iberlm.launch.slurm.words import FINISHED, refusal
 
 from .slurm_cluster import SlurmCluster
 

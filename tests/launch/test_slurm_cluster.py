@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from iberlm.launch import slurm as client
+from iberlm.launch.slurm import client
 
 from .slurm_cluster import SlurmCluster
 

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from iberlm.core.cluster import ClusterConfig, RetryConfig
-from iberlm.launch import attempts, end, quarantine, records, start
-from iberlm.launch.attempts import JobFile
+from iberlm.launch import records
+from iberlm.launch.job import attempts, end, quarantine, start
+from iberlm.launch.job.attempts import JobFile
 from iberlm.launch.script import Script, render
 
 from .job_files import NODES, attempt, began, checked, job_file, queue
@@ -210,7 +211,7 @@ if restart == 0 and name == "powered-off":
 # the Python of the jobs: IberLM's own, but for the work; and on the node that a file names it does not start
 PYTHON = """#!/bin/bash
 if [[ $2 == iberlm ]]; then exec {python} {work} "$@"; fi
-if [[ $2 == iberlm.launch.node && $(hostname) == "$(cat {silent} 2>/dev/null)" ]]; then exit 1; fi
+if [[ $2 == iberlm.launch.job.node && $(hostname) == "$(cat {silent} 2>/dev/null)" ]]; then exit 1; fi
 exec {python} "$@"
 """
 

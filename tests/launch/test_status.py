@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from iberlm.launch import cancel as cancelling
-from iberlm.launch.logs import Clock, Wanted, show_log
 from iberlm.launch.records import FOLDER, LOGS, JobRecord, append_job
-from iberlm.launch.status import Stage, run_status
-from iberlm.launch.status_view import lines, show
+from iberlm.launch.status import cancel as cancelling
+from iberlm.launch.status.logs import Clock, Wanted, show_log
+from iberlm.launch.status.run import Stage, run_status
+from iberlm.launch.status.view import lines, show
 
 from .run_folder import begun, complete, describe, heartbeat, job_record, metrics
 from .slurm_cluster import SlurmCluster

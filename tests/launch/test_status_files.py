@@ -11,11 +11,11 @@ import pytest
 from iberlm.core.errors import ConfigError, CorruptError
 from iberlm.core.manifest import Manifest
 from iberlm.core.stage import Record, run_stage
-from iberlm.launch import evidence, start
-from iberlm.launch.attempts import Attempt
+from iberlm.launch.job import start
+from iberlm.launch.job.attempts import Attempt
 from iberlm.launch.records import FOLDER, JOB, LOGS, STARTS, JobRecord, append_job, append_line
-from iberlm.launch.status import Stage, run_status, span
-from iberlm.launch.status_view import lines
+from iberlm.launch.status.run import Stage, evidence, run_status, span
+from iberlm.launch.status.view import lines
 from iberlm.train import config_groups, frozen, state, watchdog
 
 from .run_folder import Settings, begun, complete, describe, heartbeat, interrupted_map, job_record, metrics, older

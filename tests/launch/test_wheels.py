@@ -13,9 +13,9 @@ import pytest
 
 from iberlm import __version__
 from iberlm.core.errors import ConfigError, ResourceError
-from iberlm.launch.bundle import check_bundle, read_bundle
-from iberlm.launch.prefetch import record
-from iberlm.launch.wheels import closure, gather_wheels
+from iberlm.launch.offline.bundle import check_bundle, read_bundle
+from iberlm.launch.offline.prefetch import record
+from iberlm.launch.offline.wheels import closure, gather_wheels
 
 HERE = platform.machine()
 

@@ -15,7 +15,7 @@ from iberlm.core.errors import ConfigError, IberlmError
 from iberlm.core.files import sha256_file
 from iberlm.core.progress import say
 from iberlm.core.stage import WouldRunError, missing_elements, shown
-from iberlm.launch.bundle import require
+from iberlm.launch.offline.bundle import require
 from iberlm.launch.records import CONFIG, FOLDER, JobRecord
 from iberlm.launch.submit import Submission, frozen_settings, live_jobs, submit, table
 from iberlm.launch.work import CPU, GPU, RANKS, Work, size_of

@@ -28,7 +28,7 @@ def doctor(
     """
     from iberlm.cli.hydra_app import compose_settings
     from iberlm.cli.verbs import VERBS
-    from iberlm.launch import doctor as found
+    from iberlm.launch.doctor import examine as found
 
     for override in overrides or []:
         if not _OVERRIDE.fullmatch(override):

@@ -29,8 +29,8 @@ def status(
 
     from rich.console import Console
 
-    from iberlm.launch.status import run_status
-    from iberlm.launch.status_view import show
+    from iberlm.launch.status.run import run_status
+    from iberlm.launch.status.view import show
 
     if as_json and watch:
         raise ConfigError("status: --json and --watch exclude each other; call --json from a program as often as it needs, every 10 s at most")
@@ -58,7 +58,7 @@ def logs(
     import contextlib
     import sys
 
-    from iberlm.launch.logs import Wanted, show_log
+    from iberlm.launch.status.logs import Wanted, show_log
 
     _known_folder(run_dir)
     wanted = Wanted(stage=stage, element=element, rank=rank, lines=lines, errors=errors)
@@ -77,7 +77,7 @@ def cancel(
     """
     import sys
 
-    from iberlm.launch import cancel as cancelling
+    from iberlm.launch.status import cancel as cancelling
 
     _known_folder(run_dir)
     found = cancelling.find(run_dir.absolute(), stages or ())
@@ -102,9 +102,9 @@ def _watch(run_dir: Path, interval: int) -> None:
 
     from rich.console import Console
 
-    from iberlm.launch.status import run_status
-    from iberlm.launch.status_jobs import LIVE
-    from iberlm.launch.status_view import show
+    from iberlm.launch.status.jobs import LIVE
+    from iberlm.launch.status.run import run_status
+    from iberlm.launch.status.view import show
 
     console = Console(highlight=False, emoji=False)
     while True:

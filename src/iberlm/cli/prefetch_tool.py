@@ -101,7 +101,7 @@ def prefetch(
 
 
 def _check(bundle: Path, needs: list[Need], config: StageConfig, command: str) -> None:
-    from iberlm.launch.bundle import RECORD, check_bundle, missing
+    from iberlm.launch.offline.bundle import RECORD, check_bundle, missing
 
     if not (bundle / RECORD).is_file() and any(need.kind in (MODEL, TOKENIZER, DATASET) for need in needs):
         raise ConfigError(f"{bundle} is no bundle: it has no {RECORD}; fill it with {command}")
@@ -113,13 +113,13 @@ def _check(bundle: Path, needs: list[Need], config: StageConfig, command: str) -
 
 
 def _gather(bundle: Path, needs: list[Need], config: StageConfig, *, wheels: bool, loops: bool) -> None:
-    from iberlm.launch import prefetch as work
+    from iberlm.launch.offline import prefetch as work
 
     if refused := [f"{need.used_by}: {need.name} {need.remark}" for need in needs if need.kind == REFUSED]:
         raise ConfigError("prefetch: no bundle can hold this:\n  " + "\n  ".join(refused))
     work.gather(bundle, needs)
     if wheels:
-        from iberlm.launch.wheels import OURS, closure, gather_wheels
+        from iberlm.launch.offline.wheels import OURS, closure, gather_wheels
 
         roots = [OURS, *(need.name for need in needs if need.kind == PACKAGE and _is_distribution(need.name))]
         work.record(bundle, gather_wheels(bundle, closure(roots), config.cluster.architecture))

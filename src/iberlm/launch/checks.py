@@ -13,8 +13,8 @@ from functools import partial
 
 from iberlm.core.cluster import ClusterConfig
 from iberlm.core.errors import ConfigError
-from iberlm.launch import slurm
-from iberlm.launch.slurm_machine import Association, Machine, Node, Partition, Qos, ancestors, expand
+from iberlm.launch.slurm import client as slurm
+from iberlm.launch.slurm.machine import Association, Machine, Node, Partition, Qos, ancestors, expand
 
 __all__ = ["Machine", "check_request"]
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from iberlm.core.process import WATTS_PER_CORE
-from iberlm.launch.plan_hours import Request, Total, core_hours, energy_kwh, gpu_hours, hours, longest_minutes, starts, total
-from iberlm.launch.plan_judge import judge
+from iberlm.launch.hours import Request, Total, core_hours, energy_kwh, gpu_hours, hours, longest_minutes, starts, total
+from iberlm.launch.judge import judge
 
 __all__ = ["Request", "Total", "as_json", "core_hours", "energy_kwh", "gpu_hours", "plan_lines", "starts", "total"]
 _DECIMAL_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")

@@ -11,7 +11,7 @@ from pathlib import Path
 from iberlm.core.cluster import ClusterConfig
 from iberlm.core.errors import ConfigError
 from iberlm.core.resources import resource_dir
-from iberlm.launch.bundle import bundle_environment, offline_environment
+from iberlm.launch.offline.bundle import bundle_environment, offline_environment
 from iberlm.launch.records import FOLDER, LOGS
 
 TEMPLATE = "job.sbatch.j2"

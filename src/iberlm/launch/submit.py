@@ -14,14 +14,14 @@ from iberlm.core.files import disk_errors, write_json, write_text
 from iberlm.core.progress import say
 from iberlm.core.stage import code_version, shown
 from iberlm.core.stopping import STOPPED
-from iberlm.launch import slurm
 from iberlm.launch.checks import check_request
+from iberlm.launch.job.quarantine import quarantined
 from iberlm.launch.plan import Request, gpu_hours, plan_lines
 from iberlm.launch.profile import require_verified
-from iberlm.launch.quarantine import quarantined
 from iberlm.launch.records import CONFIG, FOLDER, JOB, LOGS, SCRIPT, JobRecord, append_job, current_jobs, format_array
 from iberlm.launch.script import Script, render
-from iberlm.launch.slurm_machine import Machine
+from iberlm.launch.slurm import client as slurm
+from iberlm.launch.slurm.machine import Machine
 from iberlm.launch.snapshot import snapshot, write_snapshot
 from iberlm.launch.work import Work
 

@@ -51,7 +51,7 @@ iberlm() { "${python[@]}" -m iberlm "$@"; }
 launch() {
   local module=$1
   shift
-  "${python[@]}" -m "iberlm.launch.$module" "$@"
+  "${python[@]}" -m "iberlm.launch.job.$module" "$@"
 }
 
 # Carries out what a start or an end decided, one action a line: requeue; exclude NODE,NODE; chain JOB JOB.
@@ -87,7 +87,7 @@ perform() {
 
 # Each node says what it has; one that hangs is told by its silence.
 timeout --kill-after=10 300 \
-  srun --export=ALL -N 2 -n 2 --ntasks-per-node=1 -c 72 "${python[@]}" -m iberlm.launch.node "$folder"
+  srun --export=ALL -N 2 -n 2 --ntasks-per-node=1 -c 72 "${python[@]}" -m iberlm.launch.job.node "$folder"
 # Judges the nodes, notes this start, and may decide against it; nodes that failed before are kept from the queued jobs too.
 actions=$(launch start "$folder")
 status=$?

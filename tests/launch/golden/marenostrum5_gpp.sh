@@ -42,7 +42,7 @@ python=(/home/me/venv/bin/python)
 launch() {
   local module=$1
   shift
-  "${python[@]}" -m "iberlm.launch.$module" "$@"
+  "${python[@]}" -m "iberlm.launch.job.$module" "$@"
 }
 
 # Carries out what a start or an end decided, one action a line: requeue; exclude NODE,NODE; chain JOB JOB.
@@ -78,7 +78,7 @@ perform() {
 
 # Each node says what it has; one that hangs is told by its silence.
 timeout --kill-after=10 300 \
-  srun --export=ALL -N 1 -n 1 --ntasks-per-node=1 -c 112 "${python[@]}" -m iberlm.launch.node "$folder"
+  srun --export=ALL -N 1 -n 1 --ntasks-per-node=1 -c 112 "${python[@]}" -m iberlm.launch.job.node "$folder"
 # Judges the nodes, notes this start, and may decide against it; nodes that failed before are kept from the queued jobs too.
 actions=$(launch start "$folder")
 status=$?

@@ -15,9 +15,10 @@ from iberlm.core.errors import ConfigError, CorruptError, ResourceError
 from iberlm.core.manifest import FILE_NAME, Manifest, find_manifest
 from iberlm.core.stage import BEGUN, shown
 from iberlm.core.stopping import STOPPED as STOPPED_FILE
-from iberlm.launch import evidence, quarantine
+from iberlm.launch.job import quarantine
 from iberlm.launch.records import FOLDER, JOB, JOBS, JobRecord, read_jobs
-from iberlm.launch.status_jobs import CANCELLED, COMPLETE, FAILED, IN_VAIN, NEVER, QUEUED, RUNNING, STOPPED, UNKNOWN, Job, Queue, judge, submitted_at
+from iberlm.launch.status import evidence
+from iberlm.launch.status.jobs import CANCELLED, COMPLETE, FAILED, IN_VAIN, NEVER, QUEUED, RUNNING, STOPPED, UNKNOWN, Job, Queue, judge, submitted_at
 
 DAMAGED, UNFINISHED = "damaged", "unfinished"
 """States that a stage has and a job has not: its manifest cannot be read; begun, and nothing works on it."""

@@ -11,8 +11,8 @@ from iberlm import __version__
 from iberlm.core.cluster import ClusterConfig
 from iberlm.core.errors import CorruptError
 from iberlm.core.process import usable_cores
-from iberlm.launch.bundle import read_bundle
-from iberlm.launch.doctor_checks import NOTE, OK, PROBLEM, WARNING, Finding, ask
+from iberlm.launch.doctor.checks import NOTE, OK, PROBLEM, WARNING, Finding, ask
+from iberlm.launch.offline.bundle import read_bundle
 
 SECTION = "Environment"
 _SECRET = re.compile(r"(^|_)(TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$")

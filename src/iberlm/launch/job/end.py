@@ -1,4 +1,4 @@
-"""What happens after the work of each start of a job: `python -m iberlm.launch.end FOLDER STATUS`.
+"""What happens after the work of each start of a job: `python -m iberlm.launch.job.end FOLDER STATUS`.
 
 It decides whether the job is to run again, and which node a failure is put down to, and adds the end to starts.jsonl. Standard
 output has the actions for the script, standard error the words for people. The exit status is 0; the script ends with the
@@ -19,10 +19,11 @@ from typing import Any
 from iberlm.core.errors import CardError, ConfigError, CorruptError, DataError
 from iberlm.core.progress import say
 from iberlm.core.stopping import Interrupted
-from iberlm.launch import attempts, blame, quarantine, records
-from iberlm.launch.attempts import Attempt, JobFile, Progress
-from iberlm.launch.node import NodeRecord, guarded, read_records
-from iberlm.launch.start import SPENT
+from iberlm.launch import records
+from iberlm.launch.job import attempts, blame, quarantine
+from iberlm.launch.job.attempts import Attempt, JobFile, Progress
+from iberlm.launch.job.node import NodeRecord, guarded, read_records
+from iberlm.launch.job.start import SPENT
 
 TOLD_OF_LIMIT = 128 + signal.SIGUSR2
 """Exit status of a stage that does not listen for the signal before the limit, and ends of it."""

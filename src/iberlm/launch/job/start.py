@@ -1,6 +1,6 @@
-"""What happens before the work of each start of a job: `python -m iberlm.launch.start FOLDER`.
+"""What happens before the work of each start of a job: `python -m iberlm.launch.job.start FOLDER`.
 
-It removes what an earlier start left for this one, judges the nodes (`iberlm.launch.node` has looked at them), writes down
+It removes what an earlier start left for this one, judges the nodes (`iberlm.launch.job.node` has looked at them), writes down
 the environment, and decides whether the work may begin. Standard output has the actions for the script, standard error the
 words for people. Exit status: 0 begin; 75 not now (a bad node: the job is requeued without it; or somebody's `exit` file); 70
 the failure budget is used up (EX_SOFTWARE, never requeued); 6 no node of the allocation is fit.
@@ -19,10 +19,11 @@ from iberlm.core.errors import ResourceError
 from iberlm.core.files import disk_errors
 from iberlm.core.progress import say
 from iberlm.core.stopping import Interrupted
-from iberlm.launch import attempts, environment, quarantine, records
-from iberlm.launch.actions import Actions
-from iberlm.launch.attempts import Attempt, JobFile, Progress
-from iberlm.launch.node import NodeRecord, guarded, read_records
+from iberlm.launch import records
+from iberlm.launch.job import attempts, environment, quarantine
+from iberlm.launch.job.actions import Actions
+from iberlm.launch.job.attempts import Attempt, JobFile, Progress
+from iberlm.launch.job.node import NodeRecord, guarded, read_records
 
 SPENT = 70
 """Exit status of a job that was given up."""
@@ -165,7 +166,7 @@ def announce(facts: Facts, decision: Decision, remarks: list[str]) -> None:
     for line in attempts.retell(facts.history):
         say(f"start: before: {line}")
     if not facts.records:
-        say("start: no node has left a check (iberlm.launch.node), so nobody has looked at them")
+        say("start: no node has left a check (iberlm.launch.job.node), so nobody has looked at them")
     for record in facts.records:
         for text in record.remarks:
             say(f"start: {record.node}: {text}")

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from iberlm.core.cluster import ClusterConfig
-from iberlm.launch.doctor_checks import GIB, NOTE, OK, PROBLEM, WARNING, Finding, ask
+from iberlm.launch.doctor.checks import GIB, NOTE, OK, PROBLEM, WARNING, Finding, ask
 
-CHILD = "iberlm.launch.doctor_checks_child"
+CHILD = "iberlm.launch.doctor.child"
 CHILD_SECONDS = 300.0
 """For all imports and exchanges together: a cold shared file system takes minutes for torch."""
 SLOW_IMPORT_SECONDS = 30.0

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from iberlm.core.cluster import ClusterConfig
-from iberlm.launch.doctor_checks import GIB, NOTE, OK, PROBLEM, WARNING, Finding, ask
+from iberlm.launch.doctor.checks import GIB, NOTE, OK, PROBLEM, WARNING, Finding, ask
 
 SECTION = "Disks"
 IN_MEMORY = ("tmpfs", "ramfs")

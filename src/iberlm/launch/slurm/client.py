@@ -12,9 +12,9 @@ from pathlib import Path
 
 from iberlm.core.errors import ResourceError
 from iberlm.launch.records import parse_array
-from iberlm.launch.slurm_call import answer, call, known, number
-from iberlm.launch.slurm_machine import Limits, Node, Partition, limits, nodes, partitions
-from iberlm.launch.slurm_words import FINISHED, explain, never_starts, refusal
+from iberlm.launch.slurm.call import answer, call, known, number
+from iberlm.launch.slurm.machine import Limits, Node, Partition, limits, nodes, partitions
+from iberlm.launch.slurm.words import FINISHED, explain, never_starts, refusal
 
 __all__ = ["Accounted", "Limits", "Node", "Partition", "QueuedJob", "accounting", "call", "cancel", "explain", "limits", "never_starts"]
 __all__ += ["nodes", "partitions", "queue", "queued_elements", "submit"]

@@ -10,11 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from iberlm.core.stage import shown
-from iberlm.launch.evidence import Shards, Steps
-from iberlm.launch.reasons import clean
 from iberlm.launch.records import format_array
-from iberlm.launch.status import DAMAGED, UNFINISHED, RunStatus, Stage, span
-from iberlm.launch.status_jobs import CANCELLED, COMPLETE, FAILED, NEVER, QUEUED, RUNNING, STOPPED, Elements, Job, Start
+from iberlm.launch.status.evidence import Shards, Steps
+from iberlm.launch.status.jobs import CANCELLED, COMPLETE, FAILED, NEVER, QUEUED, RUNNING, STOPPED, Elements, Job, Start
+from iberlm.launch.status.reasons import clean
+from iberlm.launch.status.run import DAMAGED, UNFINISHED, RunStatus, Stage, span
 
 _STYLES = {COMPLETE: "green", RUNNING: "bold cyan", QUEUED: "yellow", NEVER: "bold red", STOPPED: "yellow", CANCELLED: "yellow", FAILED: "bold red"}
 _STYLES |= {DAMAGED: "bold red", UNFINISHED: "yellow"}

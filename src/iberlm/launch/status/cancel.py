@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from iberlm.core.errors import ConfigError
-from iberlm.launch import slurm
 from iberlm.launch.records import JobRecord
-from iberlm.launch.status import all_records
+from iberlm.launch.slurm import client as slurm
+from iberlm.launch.status.run import all_records
 
 ENDING = ("COMPLETING", "STAGE_OUT", "SIGNALING")
 """States in which Slurm has already told a job to end."""

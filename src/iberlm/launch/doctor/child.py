@@ -1,6 +1,6 @@
 """What `iberlm doctor` has done in a process of its own, since it may crash: import packages, use GPUs, exchange between two ranks.
 
-    python -m iberlm.launch.doctor_checks_child MODULE...
+    python -m iberlm.launch.doctor.child MODULE...
 
 Modules are imported in that order. A line of JSON tells what is begun and what came of it, so that after a crash the last line names who did it. torch is
 imported here by name: nothing else of `iberlm.launch` may load it. What uses GPUs or gloo runs in forks, before this process has touched either.

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from iberlm.launch.evidence import tail_lines
+from iberlm.launch.status.evidence import tail_lines
 
 TAIL_BYTES = 256 * 1024
 """How much of the end of a log is read: the reason of an end stands near it, and the log of a long run has gigabytes."""
@@ -144,7 +144,7 @@ _STOPPED = re.compile(r"run the same command again to go on$")
 _EXCEPTION_LINE = re.compile(r"^(?:[\w.]+\.)?[A-Z]\w*(?::|$)")
 _ERROR = re.compile(r"\b(?:error|ERROR|FATAL|Error):\s")
 _START = re.compile(r"\S+ start: \S+, job \S+, start (\d+) on ")
-"""What `launch.start` says first."""
+"""What `launch.job.start` says first."""
 _TRACE = "Traceback (most recent call last):"
 
 

@@ -1,6 +1,6 @@
-"""What one node of an allocation has: `python -m iberlm.launch.node FOLDER`, once a node before each start of a job.
+"""What one node of an allocation has: `python -m iberlm.launch.job.node FOLDER`, once a node before each start of a job.
 
-It leaves FOLDER/nodes/NODE.json (NODE-ELEMENT.json of an array) and ends with 0 whatever it found; `iberlm.launch.start`
+It leaves FOLDER/nodes/NODE.json (NODE-ELEMENT.json of an array) and ends with 0 whatever it found; `iberlm.launch.job.start`
 judges. A node that leaves nothing, or hangs, is told by its silence.
 """
 
@@ -24,7 +24,7 @@ from iberlm.core.errors import IberlmError
 from iberlm.core.files import write_json
 from iberlm.core.progress import say
 from iberlm.launch import records
-from iberlm.launch.attempts import Attempt, current_attempt, read_job
+from iberlm.launch.job.attempts import Attempt, current_attempt, read_job
 
 _ASK_SECONDS = 60
 """A GPU whose driver hangs makes nvidia-smi wait for ever; a sound node with eight answers in seconds."""

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from iberlm.core.cluster import ClusterConfig, QueueConfig
-from iberlm.launch.doctor_checks import NOTE, PROBLEM, WARNING
-from iberlm.launch.slurm_machine import Association, Limits, Node, Partition, Qos
+from iberlm.launch.doctor.checks import NOTE, PROBLEM, WARNING
+from iberlm.launch.slurm.machine import Association, Limits, Node, Partition, Qos
 
 AGREES, DIFFERS, UNTOLD = "agrees", "differs", "cannot be told here"
 

@@ -18,8 +18,8 @@ from typing import Any
 from iberlm.core.files import write_json
 from iberlm.core.stage import code_version
 from iberlm.launch import records
-from iberlm.launch.attempts import Attempt, JobFile, now
-from iberlm.launch.node import NodeRecord
+from iberlm.launch.job.attempts import Attempt, JobFile, now
+from iberlm.launch.job.node import NodeRecord
 
 _FAMILIES = tuple(
     "NCCL RCCL SLURM SRUN HF TRANSFORMERS DATASETS CUDA NVIDIA ROCR ROCM HIP HSA MIOPEN OMP MKL OPENBLAS KMP TORCH TORCHINDUCTOR TRITON PYTORCH GLOO "

@@ -14,11 +14,12 @@ from typing import Any
 
 from iberlm.core.errors import ConfigError, CorruptError, ResourceError
 from iberlm.core.manifest import FILE_NAME, Manifest, find_manifest
-from iberlm.launch import attempts, slurm
-from iberlm.launch.evidence import modified, read_object
-from iberlm.launch.reasons import Reason, explain_status, reason_of, reasons_by_start
+from iberlm.launch.job import attempts
 from iberlm.launch.records import JOB, STARTS, JobRecord, read_lines
-from iberlm.launch.slurm_words import FINISHED
+from iberlm.launch.slurm import client as slurm
+from iberlm.launch.slurm.words import FINISHED
+from iberlm.launch.status.evidence import modified, read_object
+from iberlm.launch.status.reasons import Reason, explain_status, reason_of, reasons_by_start
 
 COMPLETE, RUNNING, QUEUED, NEVER, STOPPED, CANCELLED, FAILED, UNKNOWN = (
     "complete",
@@ -36,11 +37,11 @@ LIVE = (RUNNING, QUEUED, NEVER)
 _FRESH_SECONDS = 120.0
 """Where Slurm does not answer, a log that was written so lately tells that the job runs."""
 _STOPPED_KINDS = ("limit", "ended", "exit")
-"""What `launch.end` calls ends that are no failures."""
+"""What `launch.job.end` calls ends that are no failures."""
 _WAITING = ("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT")
 """Slurm's states of jobs that have no nodes."""
 _EXIT_FILE = "asks the run to stop"
-"""In what `launch.start` writes when an `exit` file keeps it from beginning."""
+"""In what `launch.job.start` writes when an `exit` file keeps it from beginning."""
 _COMMON_FIELDS = {"job", "element", "restart", "time"}
 _FIELDS = {"start": _COMMON_FIELDS | {"nodes", "refused"}, "end": _COMMON_FIELDS | {"status", "message", "kind"}}
 """What is read of a line of starts.jsonl, by event."""

@@ -13,11 +13,11 @@ from typing import TextIO
 from iberlm.core.errors import ConfigError, DataError, ResourceError
 from iberlm.core.progress import say
 from iberlm.core.stage import shown
-from iberlm.launch import slurm
-from iberlm.launch.evidence import modified, tail_lines
-from iberlm.launch.reasons import ErrorLines, clean, split_label
 from iberlm.launch.records import JobRecord
-from iberlm.launch.status import all_records
+from iberlm.launch.slurm import client as slurm
+from iberlm.launch.status.evidence import modified, tail_lines
+from iberlm.launch.status.reasons import ErrorLines, clean, split_label
+from iberlm.launch.status.run import all_records
 
 READ_SECONDS = 1.0
 ASK_SECONDS = 10.0

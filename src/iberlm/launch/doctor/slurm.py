@@ -11,11 +11,11 @@ from typing import Any
 from iberlm.core.cluster import ClusterConfig, setting
 from iberlm.core.errors import IberlmError, ResourceError
 from iberlm.launch.checks import check_request
-from iberlm.launch.doctor_checks import NOTE, OK, PROBLEM, Finding
-from iberlm.launch.doctor_checks_profile import AGREES, DIFFERS, UNTOLD, Fact, Kind, Seen, compare, partition_names
+from iberlm.launch.doctor.checks import NOTE, OK, PROBLEM, Finding
+from iberlm.launch.doctor.profile import AGREES, DIFFERS, UNTOLD, Fact, Kind, Seen, compare, partition_names
 from iberlm.launch.profile import unverified
-from iberlm.launch.slurm_call import call, fields_of, number
-from iberlm.launch.slurm_machine import Machine, Node
+from iberlm.launch.slurm.call import call, fields_of, number
+from iberlm.launch.slurm.machine import Machine, Node
 from iberlm.launch.work import RANKS, size_of
 
 SECTION = "Slurm"

@@ -20,8 +20,8 @@ from iberlm.core.files import disk_errors, sha256_file
 from iberlm.core.needs import COMMIT, DATASET, MODEL, TOKENIZER, Need
 from iberlm.core.progress import say
 from iberlm.core.stage import code_version
-from iberlm.launch import hub
-from iberlm.launch.bundle import HUB, NUMBA, Item, bundle_environment, read_bundle, write_bundle
+from iberlm.launch.offline import hub
+from iberlm.launch.offline.bundle import HUB, NUMBA, Item, bundle_environment, read_bundle, write_bundle
 
 _DOWNLOADS, _LOCK = ".downloads", ".lock"
 _SKIPPED = (".lock", ".incomplete", ".partial")
@@ -164,8 +164,8 @@ def _online(bundle: Path) -> dict[str, str]:
 
 
 def _ask(need: Need, environment: dict[str, str], **request: Any) -> dict[str, Any]:
-    """The answer of `iberlm.launch.hub` in a process with this environment. No time limit: a download takes what it takes."""
-    command = [sys.executable, "-m", "iberlm.launch.hub"]
+    """The answer of `iberlm.launch.offline.hub` in a process with this environment. No time limit: a download takes what it takes."""
+    command = [sys.executable, "-m", "iberlm.launch.offline.hub"]
     ended = subprocess.run(command, input=json.dumps(request), stdout=subprocess.PIPE, env=environment, text=True, check=False)
     answer: dict[str, Any] = {}
     with suppress(ValueError):

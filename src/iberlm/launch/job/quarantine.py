@@ -23,8 +23,8 @@ from iberlm.core.errors import CorruptError
 from iberlm.core.files import disk_errors, write_json
 from iberlm.core.progress import say
 from iberlm.launch import records
-from iberlm.launch.actions import Actions
-from iberlm.launch.attempts import Attempt, JobFile, now
+from iberlm.launch.job.actions import Actions
+from iberlm.launch.job.attempts import Attempt, JobFile, now
 
 _ASK_SECONDS = 30
 _DOWN = frozenset(("DOWN", "FAIL", "ERROR"))

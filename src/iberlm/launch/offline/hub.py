@@ -1,6 +1,6 @@
 """One request to the Hugging Face libraries, in a process of its own: they read their folders and switches from the environment at import.
 
-`python -m iberlm.launch.hub` reads a request from standard input, as JSON, and prints the answer, or `{"error": KIND, "message": ...}`.
+`python -m iberlm.launch.offline.hub` reads a request from standard input, as JSON, and prints the answer, or `{"error": KIND, "message": ...}`.
 No code from a hub is run, and no pickle is read: models come as safetensors, data sets through the builders of the library.
 """
 

@@ -5,7 +5,7 @@ import re
 import subprocess
 
 from iberlm.core.errors import ResourceError
-from iberlm.launch.slurm_words import refusal
+from iberlm.launch.slurm.words import refusal
 
 SECONDS = 30.0
 """How long a program of Slurm may take to answer; with a dead controller it gives up by itself after some 10 s."""

@@ -20,7 +20,7 @@ from iberlm import __version__
 from iberlm.core.errors import ConfigError, ResourceError
 from iberlm.core.files import disk_errors, sha256_file, write_text
 from iberlm.core.progress import say
-from iberlm.launch.bundle import WHEELS, Item
+from iberlm.launch.offline.bundle import WHEELS, Item
 
 REQUIREMENTS = "requirements.txt"
 OURS = "iberlm"

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from iberlm.core.cluster import ClusterConfig
-from iberlm.launch.doctor_checks import (
+from iberlm.launch.doctor.accelerators import check_gpus, check_imports, check_ranks, probe
+from iberlm.launch.doctor.checks import (
     NOTE,
     OK,
     PROBLEM,
@@ -22,10 +23,9 @@ from iberlm.launch.doctor_checks import (
     check_python,
     modules_to_import,
 )
-from iberlm.launch.doctor_checks_disk import check_disks, existing
-from iberlm.launch.doctor_checks_environment import check_environment, check_jobs, check_offline
-from iberlm.launch.doctor_checks_slurm import check_slurm
-from iberlm.launch.doctor_checks_torch import check_gpus, check_imports, check_ranks, probe
+from iberlm.launch.doctor.disk import check_disks, existing
+from iberlm.launch.doctor.environment import check_environment, check_jobs, check_offline
+from iberlm.launch.doctor.slurm import check_slurm
 
 __all__ = ["Finding", "as_json", "examine", "exit_status", "lines", "show"]
 _STYLES = {OK: "green", NOTE: "blue", WARNING: "yellow", PROBLEM: "bold red"}

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from iberlm.core.errors import ConfigError, ResourceError
 from iberlm.launch.checks import check_request
-from iberlm.launch.plan_hours import Request, hours
+from iberlm.launch.hours import Request, hours
 from iberlm.launch.profile import require_verified
-from iberlm.launch.slurm_machine import Machine
+from iberlm.launch.slurm.machine import Machine
 
 ACCOUNT, CORES, ELEMENTS, GPUS, MINUTES, NODES, SIGNAL = "account", "cores", "elements", "gpus", "minutes", "nodes", "signal"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from iberlm.core.errors import ResourceError
-from iberlm.launch.slurm_call import answer, call, fields_of, minutes, names, number
+from iberlm.launch.slurm.call import answer, call, fields_of, minutes, names, number
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""What nodes without internet will need, gathered into one folder."""

@@ -1,0 +1,1 @@
+"""What IberLM says to Slurm and reads from it."""

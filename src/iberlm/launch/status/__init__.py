@@ -1,0 +1,1 @@
+"""How a run fares, and what people do about it: status, logs, cancel."""
