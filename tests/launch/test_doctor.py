@@ -111,7 +111,7 @@ def test_a_package_that_is_missing_or_too_old_is_named_with_its_mend(tmp_path: P
     assert missing.seen.startswith("not installed; needed >=")
     assert missing.mend.startswith("pip install 'xxhash>=")
     assert old.seen.startswith("0.0.1; needed >=")
-    assert [finding.name for finding in found if finding.level == PROBLEM] == ["xxhash", "orjson"]
+    assert {finding.name for finding in found if finding.level == PROBLEM} == {"xxhash", "orjson"}
 
 
 def _environment_without(folder: Path, *, missing: str, old: str) -> str:

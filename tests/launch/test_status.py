@@ -25,7 +25,7 @@ echo rank $SLURM_PROCID begins
 if [ $SLURM_PROCID = 1 ]; then sleep 0.5; python3 -c "import no_such"; exit 1; fi
 sleep 60'"""
 """Two ranks, one of which fails."""
-REAL = f"{sys.executable} -m iberlm.launch"
+REAL = f"{sys.executable} -m iberlm.launch.job"
 
 
 def submit(slurm: SlurmCluster, run: Path, name: str, work: str, *options: str, book: bool = False, **more: object) -> JobRecord:

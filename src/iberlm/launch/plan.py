@@ -13,7 +13,7 @@ _DECIMAL_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
 def plan_lines(requests: Sequence[Request], *, ask_slurm: bool = False) -> list[str]:
-    """Lines to print: a table of the jobs, sums, and what stands against it (`plan_judge`)."""
+    """Lines to print: a table of the jobs, sums, and what stands against it (`judge`)."""
     if not requests:
         return ["nothing to submit: everything is complete"]
     lines = _table(requests)

@@ -109,7 +109,7 @@ def requirements() -> list[Requirement]:
 
 
 def check_packages() -> Iterator[Finding]:
-    """Each package that IberLM needs: installed, and in a version that it works with. Whether it can be imported a child tells (`doctor_checks_torch`)."""
+    """Each package that IberLM needs: installed, and in a version that it works with. Whether it can be imported a child tells (`doctor.child`)."""
     wrong = 0
     wanted = requirements()
     for requirement in wanted:

@@ -1,6 +1,6 @@
 """A profile beside what Slurm says on the spot: each fact agrees, differs, or cannot be told here.
 
-What differs names both values and the setting to mend. Pure functions of what was read; `doctor_checks_slurm` reads it and shows what came of it.
+What differs names both values and the setting to mend. Pure functions of what was read; `doctor.slurm` reads it and shows what came of it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Checks of Slurm: its programs, its controller, and the profile against what they say on the spot (`doctor_checks_profile`)."""
+"""Checks of Slurm: its programs, its controller, and the profile against what they say on the spot (`doctor.profile`)."""
 
 import dataclasses
 import itertools
