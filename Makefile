@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
+# files of tests that run at once: most of them wait for something half of their time
+TEST_WORKERS ?= 2
 
 export PATH := $(abspath $(BIN)):$(PATH)
 
@@ -12,7 +14,7 @@ demo: $(VENV)/.installed ## the whole line on the embedded sample
 	$(BIN)/iberlm run pipeline=demo
 
 test: $(VENV)/.installed-dev browser slurm ## all tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev ## ruff, mypy, import contracts, data cards
 	$(BIN)/ruff check .

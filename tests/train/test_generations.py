@@ -13,7 +13,8 @@ from iberlm.core.errors import ConfigError
 from iberlm.core.manifest import Manifest
 from iberlm.core.ranks import run_ranks
 from iberlm.train.config import MonitorConfig, PretrainConfig, StrategyConfig
-from iberlm.train.generations import GENERATIONS, continue_prompts, generate_live, write_generations
+from iberlm.train.files import GENERATIONS
+from iberlm.train.generations import continue_prompts, generate_live, write_generations
 from iberlm.train.model import build, materialise
 from iberlm.train.strategy import parallelize, session
 from iberlm.train.training_model import build_training_model, decoder_layers

@@ -20,11 +20,9 @@ from iberlm.core.ranks import ranks_have_run, run_ranks, seconds_elsewhere
 from iberlm.core.stage import Record, run_stage
 from iberlm.finetune.config import FinetuneConfig
 from iberlm.finetune.data import data_files, fingerprint
+from iberlm.finetune.files import CHECKPOINTS, PLAN, PREPARED, RESULT, WORK
 
 STAGE, VERSION = "finetune", 1
-WORK, CHECKPOINTS = ".work", "checkpoints"
-"""Folders below the stage's own that live only while it runs."""
-PREPARED = "prepared.json"
 
 
 def run(config: FinetuneConfig, inputs: list[Manifest], out: Path) -> Manifest:
@@ -71,8 +69,6 @@ def _model_fingerprint(folder: Path) -> list[list[str]]:
 
 
 def _finetune(config: FinetuneConfig, base: Path, files: list[Path], out: Path, record: Record) -> None:
-    from iberlm.finetune import worker
-
     card = require(config.data.card, "sft")
     record.cards[config.data.card] = card.licence.spdx
     work = out / WORK
@@ -81,11 +77,13 @@ def _finetune(config: FinetuneConfig, base: Path, files: list[Path], out: Path, 
     before: dict[str, Any] = json.loads((work / PREPARED).read_text(encoding="utf-8"))
     record.counts = Counts(**before["counts"])
     if config.cluster.ranks > 1:
-        run_ranks(worker.__name__, [str(work / worker.PLAN)], config.cluster.ranks)
+        run_ranks("iberlm.finetune.worker", [str(work / PLAN)], config.cluster.ranks)
     else:
-        worker.main([str(work / worker.PLAN)])
+        from iberlm.finetune import worker
+
+        worker.main([str(work / PLAN)])
     record.seconds_elsewhere = seconds_elsewhere()
-    result: dict[str, Any] = json.loads((work / worker.RESULT).read_text(encoding="utf-8"))
+    result: dict[str, Any] = json.loads((work / RESULT).read_text(encoding="utf-8"))
     record.metrics |= before["metrics"] | result
     shutil.rmtree(work)
     shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
@@ -98,7 +96,6 @@ def _finetune(config: FinetuneConfig, base: Path, files: list[Path], out: Path, 
 
 def _prepare(config: FinetuneConfig, base: Path, files: list[Path], out: Path, counts: Counts) -> None:
     """Leave in `.work/` what the ranks read, and for this stage what was counted."""
-    from iberlm.finetune import worker
     from iberlm.finetune.prepare import prepare
 
     for name in ("model", "adapter", WORK):  # unfinished ones of an interrupted run; its checkpoints stay
@@ -107,5 +104,5 @@ def _prepare(config: FinetuneConfig, base: Path, files: list[Path], out: Path, c
     work.mkdir()
     prepared = prepare(config, base, files, work, counts)
     plan = {"base": str(base), "out": str(out), "sequence_length": prepared.metrics["sequence_length"], "chat": dataclasses.asdict(prepared.chat)}
-    write_json(work / worker.PLAN, plan | {"config": dataclasses.asdict(config)})
+    write_json(work / PLAN, plan | {"config": dataclasses.asdict(config)})
     write_json(work / PREPARED, {"counts": dataclasses.asdict(counts), "metrics": prepared.metrics})

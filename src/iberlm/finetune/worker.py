@@ -35,9 +35,9 @@ from iberlm.core.ranks import rank_main
 from iberlm.core.stopping import STOPPED, Interrupted, StopFlag, stop_signals
 from iberlm.finetune import chat, measure, watch
 from iberlm.finetune.config import ALL_LINEAR, FinetuneConfig, accumulation_steps
+from iberlm.finetune.files import RESULT
 from iberlm.finetune.prepare import TOKENIZER, TRAIN, VALIDATION
 
-PLAN, RESULT = "plan.json", "result.json"
 SENTENCEPIECE = "tokenizer.model"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _CHECKED_EXAMPLES = 16

@@ -18,7 +18,7 @@ from iberlm.train.strategy import Parallel
 from iberlm.train.weights import read_json
 from iberlm.train.zero_state import whole_parameters
 
-MODEL, GENERATION = "model", "generation_config.json"
+GENERATION = "generation_config.json"
 _WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".gguf")
 
 

@@ -14,7 +14,6 @@ from iberlm.train.config import PretrainConfig
 from iberlm.train.config_groups import DDP, SINGLE, ZERO1, ZERO2
 from iberlm.train.strategy import Parallel
 
-GENERATIONS = "generations.json"
 WHOLE = (SINGLE, DDP, ZERO1, ZERO2)
 """Strategies under which every rank has all parameters between steps."""
 _MULTIPLE = 16

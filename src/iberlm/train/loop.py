@@ -22,7 +22,8 @@ from iberlm.train.checkpoint import Checkpoints
 from iberlm.train.config import PretrainConfig
 from iberlm.train.data import Concatenation
 from iberlm.train.energy import EnergyMeter
-from iberlm.train.metrics import METRICS, append_line, event, peak_memory_bytes, progress_line, rewind_lines, write_state
+from iberlm.train.files import METRICS
+from iberlm.train.metrics import append_line, event, peak_memory_bytes, progress_line, rewind_lines, write_state
 from iberlm.train.profiling import profiler
 from iberlm.train.schedule import rate_ratio
 from iberlm.train.state import TrainingState

@@ -13,9 +13,9 @@ import torch
 
 from iberlm.core.files import disk_errors, write_json, write_text
 from iberlm.core.progress import say
+from iberlm.train.files import EVENTS, METRICS, SAMPLES, VALIDATION
 from iberlm.train.state import STATE, TrainingState
 
-METRICS, VALIDATION, EVENTS, SAMPLES = "metrics.jsonl", "validation.jsonl", "events.jsonl", "samples.jsonl"
 REWOUND = (METRICS, VALIDATION, SAMPLES)
 """What a run that goes on from a checkpoint makes again. Events are history and stay."""
 

@@ -11,6 +11,7 @@ from iberlm.core.manifest import Manifest
 from iberlm.core.ranks import ranks_have_run, run_ranks, seconds_elsewhere
 from iberlm.core.stage import Record, run_stage
 from iberlm.train.config import CHECKSUMS, PretrainConfig, accumulation_steps
+from iberlm.train.files import CHECKPOINTS, EVENTS, GENERATIONS, MEMORISATION, METRICS, MODEL, SAMPLES, SUMMARY, VALIDATION
 from iberlm.train.frozen import Inputs, freeze
 from iberlm.train.inputs import check_gates, check_model, check_tokenizer, verify_store
 from iberlm.train.mesh import check_strategy
@@ -39,8 +40,6 @@ def run(config: PretrainConfig, inputs: list[Manifest], out: Path, *, launcher: 
     check_model(config)
 
     def body(config: PretrainConfig, inputs: list[Manifest], out: Path, record: Record) -> None:
-        from iberlm.train import export, generations, metrics, worker
-
         # what does not fit is told before anything starts
         check_tracker(config.tracker)
         check_strategy(config, config.cluster.ranks, config.cluster.ranks_per_node)
@@ -51,14 +50,16 @@ def run(config: PretrainConfig, inputs: list[Manifest], out: Path, *, launcher: 
         folders = Inputs(inputs[0].folder, inputs[1].folder, stores[1].folder if len(stores) > 1 else None)
         frozen = freeze(config, folders, out)
         if config.cluster.ranks == 1:
+            from iberlm.train import worker  # and with it torch, which a run of several ranks need not wait for here
+
             worker.train_rank(config, folders, out)
         else:
             launcher("iberlm.train.worker", [str(frozen)], config.cluster.ranks)
         record.seconds_elsewhere = seconds_elsewhere()
-        record.metrics = json.loads((out / worker.SUMMARY).read_text(encoding="utf-8"))
-        for name in (export.MODEL, worker.CHECKPOINTS):
+        record.metrics = json.loads((out / SUMMARY).read_text(encoding="utf-8"))
+        for name in (MODEL, CHECKPOINTS):
             record.output_tree(out / name)
-        for name in (metrics.METRICS, metrics.VALIDATION, metrics.EVENTS, metrics.SAMPLES, STATE, generations.GENERATIONS, worker.MEMORISATION):
+        for name in (METRICS, VALIDATION, EVENTS, SAMPLES, STATE, GENERATIONS, MEMORISATION):
             if (out / name).is_file():
                 record.output(out / name)
 

@@ -7,7 +7,8 @@ import torch
 
 from iberlm.core.progress import say
 from iberlm.train.data import IGNORED, validation_batches, validation_windows
-from iberlm.train.metrics import VALIDATION, append_line
+from iberlm.train.files import VALIDATION
+from iberlm.train.metrics import append_line
 from iberlm.train.strategy import Parallel
 
 if TYPE_CHECKING:

@@ -29,6 +29,7 @@ from iberlm.train.checkpoint import Checkpoints
 from iberlm.train.config import PretrainConfig
 from iberlm.train.data import VALIDATION, TrainingData, fingerprint, open_split, open_training, read_store
 from iberlm.train.energy import EnergyMeter
+from iberlm.train.files import CHECKPOINTS, GENERATIONS, MEMORISATION, METRICS, MODEL, SAMPLES, SUMMARY
 from iberlm.train.flops import Shape, flops_per_token, peak_tflops
 from iberlm.train.frozen import Inputs, thaw
 from iberlm.train.hardware import Choices, choose, keep_freed_memory
@@ -42,11 +43,8 @@ from iberlm.train.validation import token_losses as whole_rows
 from iberlm.train.validation import validate
 from iberlm.train.watchdog import Watchdog
 
-SUMMARY = "summary.json"
-"""What the first rank leaves for the stage: the metrics of the manifest."""
 SHAPE_ONLY = Choices("fp32", compile=False, attention="sdpa", cross_entropy="plain", reasons=())
 """For a model on the meta device that never runs."""
-CHECKPOINTS, MEMORISATION = "checkpoints", "memorisation.json"
 
 
 @dataclass(frozen=True)
@@ -120,8 +118,8 @@ def train_rank(config: PretrainConfig, inputs: Inputs, out: Path) -> loop.Run:
             watchdog.beat(config.total_steps, "export")
             weights = export.whole_state(parallel)
             if parallel.rank == 0:
-                export.save_model(weights, shape.causal, inputs.tokenizer_files, out / export.MODEL, config.saved_precision)
-                generations.write_generations(config, out / export.MODEL, out / generations.GENERATIONS)
+                export.save_model(weights, shape.causal, inputs.tokenizer_files, out / MODEL, config.saved_precision)
+                generations.write_generations(config, out / MODEL, out / GENERATIONS)
                 summary = _summary(run, parameters, results, text.data, choices, peak)
                 write_json(out / SUMMARY, summary | _extracted(text.data.canaries, out, device))
             parallel.barrier()
@@ -253,7 +251,7 @@ def _samples(run: loop.Run, tokenizer: PreTrainedTokenizerBase, done: int) -> No
     made = generations.generate_live(run.parallel, tokenizer, run.config)
     if run.parallel.rank == 0:
         for entry in made:
-            metrics.append_line(run.out / metrics.SAMPLES, {"step": done} | entry)
+            metrics.append_line(run.out / SAMPLES, {"step": done} | entry)
     run.restart_clocks()
 
 
@@ -262,7 +260,7 @@ def _extracted(canaries: Canaries | None, out: Path, device: torch.device) -> di
     if canaries is None:
         return {}
     with generations.no_bars():
-        model = AutoModelForCausalLM.from_pretrained(str(out / export.MODEL)).to(device)
+        model = AutoModelForCausalLM.from_pretrained(str(out / MODEL)).to(device)
     found = canaries.extract(model, device)
     write_json(out / MEMORISATION, found)
     return {"memorisation": found}
@@ -271,7 +269,7 @@ def _extracted(canaries: Canaries | None, out: Path, device: torch.device) -> di
 def _summary(
     run: loop.Run, parameters: int, validation: dict[str, dict[str, float]], data: TrainingData, choices: Choices, peak: dict[str, Any] | None
 ) -> dict[str, Any]:
-    lines, state = metrics.read_lines(run.out / metrics.METRICS), run.state
+    lines, state = metrics.read_lines(run.out / METRICS), run.state
     speed = statistics.median(line["tokens_per_second"] for line in lines)
     mfu = None
     if run.peak_flops and peak:
