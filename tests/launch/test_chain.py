@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from iberlm.core.manifest import read_manifest
+from iberlm.launch.job import quarantine
 
 from .lab import PROFILE, TINY, jobs, lines, login, logs
 from .slurm_cluster import SlurmCluster
@@ -89,6 +90,26 @@ def test_a_dry_run_prints_the_scripts_and_touches_nothing(slurm: SlurmCluster, t
     assert said.count("#!/bin/bash") == 9
     assert {entry.name for entry in tmp_path.iterdir()} == {"profiles"}
     assert not slurm.run("squeue", "-h")
+
+
+def test_nodes_in_quarantine_are_left_out_of_what_is_submitted_later(slurm: SlurmCluster, tmp_path: Path) -> None:
+    quarantine.add(tmp_path / "runs/x", {"node2": "died"}, 7)
+    status, said = chain(tmp_path, "runs/x", "dry_run=true", "cluster.exclude=[node1]")
+    assert status == 0, said
+    assert said.count("#SBATCH --exclude=node1,node2\n") == 9
+
+
+def test_a_verb_that_is_queued_is_not_submitted_twice_and_with_other_settings_refused(slurm: SlurmCluster, tmp_path: Path) -> None:
+    later = ["fetch", "cluster=lab", "run_dir=runs/x", "cluster.extra=['--begin=now+3600']"]
+    assert login(tmp_path, *later).returncode == 0
+    first = jobs(tmp_path / "runs/x")
+    again = login(tmp_path, *later)
+    assert (again.returncode, jobs(tmp_path / "runs/x")) == (0, first)
+    assert f"fetch: job {first['fetch']['job']} is queued or running already" in again.stderr
+    other = login(tmp_path, *later, "corpus.name=other")
+    assert other.returncode == 2
+    assert "is queued or running with other settings" in other.stderr
+    assert jobs(tmp_path / "runs/x") == first
 
 
 def test_a_sweep_is_one_array_and_only_missing_elements_are_submitted_again(slurm: SlurmCluster, tmp_path: Path) -> None:
