@@ -163,7 +163,8 @@ class ClusterConfig:
 
     # long runs
     signal_seconds: int = 600
-    """A run is told so long before its limit, saves and goes on in another job."""
+    """A training run is told so long before its limit, saves and goes on in another job. Other stages have nothing to save and are
+    ended at most two minutes before it."""
     retry: RetryConfig = field(default_factory=RetryConfig)
 
     device: DeviceConfig = field(default_factory=DeviceConfig)

@@ -25,6 +25,10 @@ _OURS = tuple(
     "nodes ntasks ntasks-per-node cpus-per-task wrap parsable test-only wait hold".split()
 )
 """Options of sbatch that decide what a job is, where its log lies and when it begins again: not for `cluster.extra`."""
+_SAVES = ("pretrain", "finetune")
+"""Verbs that save when they are told to stop; of the others finished shards are on disk anyway."""
+_SECONDS_TO_END = 120
+"""For those: enough to be put back into the queue, since Slurm looks at limits every 30 s or so."""
 _MAX_SIGNAL_SECONDS = 65535
 """Of sbatch's --signal."""
 
@@ -83,6 +87,7 @@ def render(script: Script) -> str:
     values |= {
         "gres": f"{cluster.gres}:{script.gpus_per_node}" if script.uses_gpus and script.gpus_per_node and cluster.gres else "",
         "memory": memory(script),
+        "signal_seconds": signal_seconds(script),
         "offline": _offline(cluster),
         "container": cluster.container,
         "task_environment": _task_environment(cluster),
@@ -91,6 +96,12 @@ def render(script: Script) -> str:
     }
     text = environment.get_template(TEMPLATE).render(values)
     return re.sub(r"\n{3,}", "\n\n", text)
+
+
+def signal_seconds(script: Script) -> int:
+    """How long before its limit a job is told."""
+    seconds = script.cluster.signal_seconds
+    return seconds if script.verb in _SAVES else min(seconds, _SECONDS_TO_END)
 
 
 def memory(script: Script) -> str:
@@ -224,7 +235,7 @@ def _check(script: Script) -> None:
             raise ConfigError(f"{key}: '{path}' must be absolute: a job may begin in another folder")
     if cluster.signal_seconds > _MAX_SIGNAL_SECONDS:
         raise ConfigError(f"cluster.signal_seconds: {cluster.signal_seconds} is too long before the end for Slurm; it must be at most {_MAX_SIGNAL_SECONDS}")
-    if script.minutes and cluster.signal_seconds >= 60 * script.minutes:
+    if script.minutes and signal_seconds(script) >= 60 * script.minutes:
         raise ConfigError(
             f"cluster.signal_seconds: {cluster.signal_seconds} s before the end of a job of {script.minutes} min is before its beginning; "
             "choose fewer seconds or a longer cluster.walltime_minutes"

@@ -12,7 +12,7 @@
 #SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=112
 #SBATCH --time=3-00:00:00
-#SBATCH --signal=USR2@600
+#SBATCH --signal=USR2@120
 #SBATCH --requeue
 #SBATCH --export=NONE
 
