@@ -10,7 +10,7 @@ import pytest
 
 from iberlm.core.errors import ConfigError, DataError, ResourceError
 from iberlm.core.manifest import Manifest, read_manifest
-from iberlm.core.stage import EnoughError, Record, Scope, missing_elements, run_stage, within
+from iberlm.core.stage import EnoughError, Record, Scope, held_by_first_rank, missing_elements, run_stage, within
 
 from .test_stage import CopyConfig, sharded, write_one
 
@@ -95,6 +95,18 @@ def test_an_element_waits_for_the_one_that_prepares_the_folder(tmp_path: Path) -
         fcntl.flock(stream, fcntl.LOCK_UN)
     assert waiting.wait(60) == 0
     assert missing_elements(out, key(out), 2) == []
+
+
+def test_while_ranks_train_elsewhere_their_first_one_holds_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "a"
+    out.mkdir()
+    monkeypatch.setenv("RANK", "0")
+    with held_by_first_rank("copy", out):  # on this machine the process that started the ranks does
+        run_stage("copy", 1, write_one, CopyConfig(), [], out)
+    (out / "manifest.json").unlink()
+    monkeypatch.setenv("IBERLM_RANK_REPORTS", str(tmp_path))
+    with held_by_first_rank("copy", out), pytest.raises(ResourceError, match="another process"):
+        run_stage("copy", 1, write_one, CopyConfig(), [], out)
 
 
 def test_until_ends_after_its_stage_whether_that_ran_or_was_complete(tmp_path: Path) -> None:

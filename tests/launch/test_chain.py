@@ -1,11 +1,13 @@
 """The demo as a chain of jobs on a real Slurm: arrays, a killed element, what is missing submitted again, a cancelled chain, hostile names."""
 
+import fcntl
 from pathlib import Path
 
 import pytest
 
 from iberlm.core.manifest import read_manifest
 from iberlm.launch.job import quarantine
+from iberlm.launch.submit import live_jobs
 
 from .lab import PROFILE, TINY, jobs, lines, login, logs
 from .slurm_cluster import SlurmCluster
@@ -106,6 +108,7 @@ def test_a_verb_that_is_queued_is_not_submitted_twice_and_with_other_settings_re
     again = login(tmp_path, *later)
     assert (again.returncode, jobs(tmp_path / "runs/x")) == (0, first)
     assert f"fetch: job {first['fetch']['job']} is queued or running already" in again.stderr
+    assert login(tmp_path, *later, "confirm=5").returncode == 0  # which says nothing of what the job does
     other = login(tmp_path, *later, "corpus.name=other")
     assert other.returncode == 2
     assert "is queued or running with other settings" in other.stderr
@@ -120,11 +123,34 @@ def test_a_sweep_is_one_array_and_only_missing_elements_are_submitted_again(slur
     assert record["array"] == "0-2%2"
     slurm.wait(lambda: not slurm.run("squeue", "-h", "-j", str(record["job"]), check=False).strip(), 60, "the array ends")
     outs = sorted((tmp_path / "runs/s/fetch_sweep").iterdir())
-    assert len(outs) == 3
+    assert [out.name for out in outs] == ["corpus.name=a", "corpus.name=b", "corpus.name=c"]
     assert all((out / "manifest.json").is_file() for out in outs), logs(tmp_path / "runs/s")
     (outs[1] / "manifest.json").unlink()
-    assert login(tmp_path, *sweep).returncode == 0
+    # another setting of the cluster alone makes no other folders
+    assert login(tmp_path, *sweep, "cluster.walltime_minutes=5").returncode == 0
     assert jobs(tmp_path / "runs/s")["fetch-sweep"]["array"] == "1"
+
+
+def test_two_commands_at_once_submit_once(slurm: SlurmCluster, tmp_path: Path) -> None:
+    (tmp_path / "runs/x/slurm").mkdir(parents=True)
+    with (tmp_path / "runs/x/slurm/.lock").open("w") as stream:  # as a command that is submitting
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        ended = login(tmp_path, "fetch", "cluster=lab", "run_dir=runs/x")
+    assert ended.returncode == 6
+    assert "another command is submitting from runs/x" in ended.stderr
+    assert not slurm.run("squeue", "-h")
+
+
+def test_a_stage_on_a_cluster_is_submitted_from_a_local_pipeline(slurm: SlurmCluster, tmp_path: Path) -> None:
+    told = ["run", "pipeline=demo", "run_dir=runs/x", "cluster@curate.cluster=lab", "stages=[fetch,curate]"]
+    planned = login(tmp_path, *told, "dry_run=true")
+    assert planned.returncode == 0, planned.stderr
+    assert "fetch: would run here first" in planned.stderr
+    assert not (tmp_path / "runs").exists()
+    ended = login(tmp_path, *told, "curate.cluster.extra=['--begin=now+3600']")
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "runs/x/fetch/manifest.json").is_file()
+    assert list(jobs(tmp_path / "runs/x")) == ["curate"]
 
 
 @pytest.mark.parametrize("key", ["account", "partition", "qos", "reservation", "constraint", "extra", "exclude", "gres"])
@@ -152,7 +178,7 @@ def test_a_chain_that_sbatch_refuses_in_the_middle_is_taken_back(slurm: SlurmClu
     assert status in (2, 6), said
     assert "taken back: fetch" in said
     assert not slurm.run("squeue", "-h")
-    assert not (tmp_path / "runs/x/slurm/jobs.jsonl").exists()
+    assert not live_jobs(tmp_path / "runs/x")
 
 
 def test_without_slurm_the_message_says_where_to_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,14 @@
 """Verbs, pipelines and sweeps with `cluster=` a Slurm cluster: which jobs they are, which of them are missing, and their submission."""
 
+import contextlib
+import errno
+import fcntl
+import functools
 import itertools
+import math
+import shlex
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +17,16 @@ from hydra.core.hydra_config import HydraConfig
 from iberlm.cli.curate_verb import SHARDED, CurateConfig, stages
 from iberlm.cli.verbs import Verb, pending, verb_of
 from iberlm.core.config import StageConfig
-from iberlm.core.errors import ConfigError, IberlmError
-from iberlm.core.files import sha256_file
+from iberlm.core.errors import ConfigError, IberlmError, ResourceError
+from iberlm.core.files import disk_errors, sha256_file
 from iberlm.core.progress import say
 from iberlm.core.stage import WouldRunError, missing_elements, shown
 from iberlm.launch.offline.bundle import require
 from iberlm.launch.records import CONFIG, FOLDER, JobRecord
-from iberlm.launch.submit import Submission, frozen_settings, live_jobs, submit, table
+from iberlm.launch.submit import Submission, confirm_hours, frozen_settings, live_jobs, submit, table
 from iberlm.launch.work import CPU, GPU, RANKS, Work, size_of
 
-TRAINING = ("pretrain", "finetune")
+LOCK = ".lock"
 KINDS = {"pretrain": RANKS, "finetune": RANKS, "evaluate": GPU}
 """Of work, by verb; the others take cores."""
 NEEDS = {
@@ -40,56 +46,100 @@ NEEDS = {
 def submit_verb(verb: Verb, settings: StageConfig) -> int:
     """Submit one verb; return the exit status. Nothing is submitted when it is complete, or queued already with the same settings."""
     if verb.name == "run":
-        return submit_pipeline(settings)
+        return submit_pipelines([settings])
     if (plan := pending(verb, settings)) is None:
         return 0
     run_dir = Path(settings.run_dir).absolute()
-    if not settings.dry_run and _queued(verb.recipe, settings, run_dir, live_jobs(run_dir)) is not None:
-        return 0
-    _submit(works_of(verb.recipe, settings, plan), settings, run_dir, {})
+    with _alone([settings]):
+        if not settings.dry_run and _queued(verb.recipe, settings, run_dir, live_jobs(run_dir)) is not None:
+            return 0
+        _submit(works_of(verb.recipe, settings, plan), settings, run_dir, {})
     return 0
 
 
 def submit_sweep(verb: Verb, jobs: Sequence[StageConfig]) -> int:
     """Submit the jobs of a sweep as one array; return the exit status. Those that are complete are left out. Pipelines become a chain each."""
     if verb.name == "run":
-        for job in jobs:
-            submit_pipeline(job)
-        return 0
+        return submit_pipelines(jobs)
     first = jobs[0]
     run_dir, name = Path(first.run_dir).absolute(), f"{verb.recipe}-sweep"
     for job in jobs:
         if size_of(KINDS.get(verb.name, CPU), job.cluster) != size_of(KINDS.get(verb.name, CPU), first.cluster) or job.cluster.name != first.cluster.name:
             raise ConfigError("--multirun: the elements of one array have one size; sweep over cluster settings by separate commands")
         check_before(verb, job)
+    if len({job.out for job in jobs}) < len(jobs):
+        raise ConfigError("--multirun: two elements would write the same folder; settings of the cluster alone make no sweep")
     missing = [number for number, job in enumerate(jobs) if pending(verb, job) is not None]
     if not missing:
         return 0
-    if not first.dry_run and (live := live_jobs(run_dir).get(name)) is not None:
-        raise ConfigError(f"{name}: job {live[0].job} is still queued or running; wait for it (iberlm status {shown(run_dir)}) or iberlm cancel it first")
-    out = Path(first.out).absolute().parent
-    whole = _work(verb.recipe, first, name=name, out=out, folders=[out])
-    whole.settings, whole.elements, whole.sweep = list(jobs), missing, True
-    _submit([whole], first, run_dir, {})
+    with _alone(jobs):
+        _submit_array(verb, jobs, missing, name, run_dir)
     return 0
 
 
-def submit_pipeline(config: Any) -> int:
-    """Submit what is missing of a pipeline as a chain of jobs; return the exit status.
+def _submit_array(verb: Verb, jobs: Sequence[StageConfig], missing: list[int], name: str, run_dir: Path) -> None:
+    first = jobs[0]
+    if not first.dry_run and (live := live_jobs(run_dir).get(name)) is not None:
+        mend = f"wait for it (iberlm status {_folder(run_dir)}), or iberlm cancel {_folder(run_dir)} {name} first"
+        raise ConfigError(f"{name}: job {live[0].job} is still queued or running; {mend}")
+    out = Path(first.out).absolute().parent
+    whole = _work(verb.recipe, first, name=name, out=out, folders=[out])
+    whole.settings, whole.elements, whole.sweep, whole.stage = list(jobs), missing, True, name
+    _submit([whole], first, run_dir, {})
+
+
+def submit_pipelines(configs: Sequence[Any]) -> int:
+    """Submit what is missing of pipelines, each as a chain of jobs; return the exit status.
 
     Stages that are complete are left out; those that are queued or run already with the same settings are waited for.
-    A stage with cluster=local runs here, and can only come before all that is submitted.
+    A stage with cluster=local runs here, and can only come before all that is submitted. What they may use is confirmed together.
     """
     from iberlm.cli.pipeline import run_frozen_stage
 
-    run_dir = Path(config.run_dir).absolute()
-    live = {} if config.dry_run else live_jobs(run_dir)
-    works, known = pipeline_works(config, live, None if config.dry_run else lambda stage: run_frozen_stage(stage, getattr(config, stage), run_dir))
-    if not works:
-        say("run: nothing to submit" if known else "run: all stages are complete")
-        return 0
-    _submit(works, config, run_dir, known)
+    with _alone(configs):
+        chains: list[tuple[Any, list[Work], dict[str, int]]] = []
+        for config in configs:
+            run_dir = Path(config.run_dir).absolute()
+            live = {} if config.dry_run else live_jobs(run_dir)
+            run_here = functools.partial(_run_here, config, run_frozen_stage)
+            works, known = pipeline_works(config, live, None if config.dry_run else run_here)
+            if works:
+                chains.append((config, works, known))
+            else:
+                say("run: nothing to submit" if known else "run: all stages are complete")
+        if len(chains) > 1 and not configs[0].dry_run:
+            confirm_hours([work for _, works, _ in chains for work in works], configs[0].confirm)
+            for config, _, _ in chains:
+                config.confirm = math.inf
+        for config, works, known in chains:
+            _submit(works, config, Path(config.run_dir).absolute(), known)
     return 0
+
+
+def _run_here(config: Any, run: Callable[[str, StageConfig, Path], None], stage: str) -> None:
+    run(stage, getattr(config, stage), Path(config.run_dir).absolute())
+
+
+@contextlib.contextmanager
+def _alone(configs: Sequence[StageConfig]) -> Iterator[None]:
+    """Inside, no other command submits from these run folders: two that looked at the queue at once would submit everything twice.
+
+    Raises `ResourceError` while one does. Under `dry_run` nothing is locked, nor written.
+    """
+    with contextlib.ExitStack() as stack:
+        for run_dir in sorted({Path(config.run_dir).absolute() for config in configs if not config.dry_run}):
+            path = run_dir / FOLDER / LOCK
+            with disk_errors(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                stream = stack.enter_context(path.open("w"))
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ResourceError(f"another command is submitting from {shown(run_dir)}; wait for it, and look with iberlm status") from None
+            except OSError as error:
+                if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                    raise
+        yield
 
 
 def pipeline_works(config: Any, live: dict[str, tuple[JobRecord, list[int]]], run_here: Callable[[str], None] | None) -> tuple[list[Work], dict[str, int]]:
@@ -101,19 +151,23 @@ def pipeline_works(config: Any, live: dict[str, tuple[JobRecord, list[int]]], ru
     works: list[Work] = []
     known: dict[str, int] = {}
     last: dict[str, str] = {}  # by stage: the name of the job that completes it
+    would_run_here = False
     for stage in config.stages:
         settings: StageConfig = getattr(config, stage)
         before = [last[name] for name in _ancestors(stage, config.stages) if name in last]
         plan = None
-        if not before:
-            if (plan := pending(verb_of(stage), settings)) is None:
-                continue
-            if not settings.cluster.is_slurm and run_here is not None:
-                run_here(stage)
-                continue
+        if not before and not would_run_here and (plan := pending(verb_of(stage), settings)) is None:
+            continue  # complete; of the others what they read is still to be made
         if not settings.cluster.is_slurm:
-            waits = f"the stage waits for jobs ({', '.join(before)})" if before else "this is only a plan"
-            raise ConfigError(f"{stage}.cluster: '{settings.cluster.name}' runs here and now, but {waits}; give it a Slurm cluster too")
+            if before:
+                told = f"'{settings.cluster.name}' runs here and now, but the stage waits for jobs ({', '.join(before)})"
+                raise ConfigError(f"{stage}.cluster: {told}; give it a Slurm cluster too")
+            if run_here is None:
+                say(f"{stage}: would run here first")
+                would_run_here = True
+            else:
+                run_here(stage)
+            continue
         if (queued := _queued(stage, settings, run_dir, live)) is not None:
             known[queued.name], last[stage] = queued.job, queued.name
             continue
@@ -239,7 +293,7 @@ def _queued(stage: str, settings: StageConfig, run_dir: Path, live: dict[str, tu
     if not mine:
         return None
     numbers = ", ".join(str(record.job) for record, _ in mine.values())
-    mend = f"wait for it (iberlm status {shown(run_dir)}), or iberlm cancel {shown(run_dir)} {stage} first"
+    mend = f"wait for it (iberlm status {_folder(run_dir)}), or iberlm cancel {_folder(run_dir)} {stage} first"
     if stage not in mine:
         raise ConfigError(f"{stage}: job {numbers} still runs, while the job that would complete the stage is gone; {mend}")
     path = run_dir / FOLDER / stage / CONFIG
@@ -265,26 +319,23 @@ def _submit(works: list[Work], settings: StageConfig, run_dir: Path, known: dict
     records = submit(works, Submission(run_dir=run_dir, freeze=write, known=known, confirm=settings.confirm, dry_run=settings.dry_run))
     if records:
         print("\n".join(table(records)))
-        say(f"submitted; follow it with: iberlm status {shown(run_dir)}")
+        say(f"submitted; follow it with: iberlm status {_folder(run_dir)}")
 
 
 def _require_all(works: list[Work], settings: StageConfig) -> None:
     """Raise `ConfigError` when the nodes would not find something that a job needs; under `dry_run` say so."""
     from iberlm.cli.prefetch_tool import needs_of, prefetch_command
 
-    for stage, jobs in {work.stage: work.settings for work in works}.items():
-        for job in jobs:
-            command = prefetch_command(_command_verb(settings, stage), _overrides(), job.cluster.bundle, _config_dir())
+    for stage, work in {work.stage: work for work in works}.items():
+        verb = "run" if hasattr(settings, "stages") else work.verb
+        for job in work.settings:
+            command = prefetch_command(verb, _overrides(), job.cluster.bundle, _config_dir())
             try:
-                require(needs_of(stage, job), job.cluster, Path(job.run_dir), command)
+                require(needs_of(work.verb.replace("-", "_"), job), job.cluster, Path(job.run_dir), command)
             except ConfigError as error:
                 if not settings.dry_run:
                     raise
                 say(f"refused        {stage}: {error}")
-
-
-def _command_verb(settings: StageConfig, stage: str) -> str:
-    return "run" if hasattr(settings, "stages") else verb_of(stage).name
 
 
 def _overrides() -> list[str]:
@@ -296,3 +347,8 @@ def _config_dir() -> str:
     """The folder that the user gave as `--config-dir`; empty without one."""
     sources = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
     return next((str(source.path) for source in sources if source.provider == "command-line"), "")
+
+
+def _folder(run_dir: Path) -> str:
+    """As a command line takes it."""
+    return shlex.quote(str(shown(run_dir)))

@@ -6,9 +6,12 @@ configuration into the verb's dataclass (once, here), and rewrites Hydra's error
 
 import dataclasses
 import difflib
+import hashlib
 import os
 import re
 import sys
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -32,12 +35,15 @@ HYDRA_SETTINGS = [
     "hydra.run.dir=.",
     "hydra/job_logging=none",
     "hydra/hydra_logging=none",
-    "hydra.job.config.override_dirname.exclude_keys=[run_dir,out,dry_run]",
 ]
 """Hydra writes nothing: the run folder's manifests hold the resolved configuration. Programs that set these are respected."""
 
 
 _OPTIONS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--experimental-rerun")
+
+
+_LONGEST_NAME_BYTES = 200
+"""File systems take 255 in a name."""
 
 
 def register_schemas() -> None:
@@ -66,7 +72,7 @@ def hydra_main(verb: Verb, arguments: list[str]) -> int:
     def task(config: DictConfig) -> None:
         try:
             settings = _to_settings(verb, config)
-            if settings.cluster.is_slurm and _is_sweep():  # all of them together, when Hydra has composed them
+            if _is_submitted(settings) and _is_sweep():  # all of them together, when Hydra has composed them
                 sweep.append(settings)
             else:
                 statuses.append(_execute(verb, settings))
@@ -78,7 +84,9 @@ def hydra_main(verb: Verb, arguments: list[str]) -> int:
             failures.append(error)
 
     program, environment = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    sys.argv = [f"iberlm {verb.name}", *_with_defaults(with_short_names(verb, arguments))]
+    scratch = tempfile.TemporaryDirectory(prefix="iberlm-sweep-")  # where a sweep of Hydra's leaves what nobody reads
+    ours = [f"hydra.sweep.dir={scratch.name}", "hydra.sweep.subdir=."]
+    sys.argv = [f"iberlm {verb.name}", *_with_defaults(with_short_names(verb, arguments), ours)]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors reach us as exceptions
     try:
         hydra.main(version_base="1.3", config_path=str(resource_dir("recipes")), config_name=verb.recipe)(task)()
@@ -89,6 +97,7 @@ def hydra_main(verb: Verb, arguments: list[str]) -> int:
             raise
         raise ConfigError(str(error)) from error
     finally:
+        scratch.cleanup()
         sys.argv = program
         if environment is None:
             del os.environ["HYDRA_FULL_ERROR"]
@@ -105,11 +114,17 @@ def hydra_main(verb: Verb, arguments: list[str]) -> int:
 
 def _execute(verb: Verb, settings: StageConfig) -> int:
     """Do the work here, or submit it."""
-    if not settings.cluster.is_slurm:
+    if not _is_submitted(settings):
         return verb.execute(settings)
     from iberlm.cli.cluster_run import submit_verb
 
     return submit_verb(verb, settings)
+
+
+def _is_submitted(settings: StageConfig) -> bool:
+    """A Slurm cluster is meant: of a pipeline by any of its stages, which may have one of their own."""
+    stages = [getattr(settings, stage) for stage in getattr(settings, "stages", ())]
+    return any(part.cluster.is_slurm for part in stages or [settings])
 
 
 def compose_settings(verb: Verb, overrides: list[str], config_dir: Path | None = None) -> Any:
@@ -129,7 +144,7 @@ def _register_needed(verb: Verb) -> None:
         ConfigStore.instance().store(name=f"{verb.recipe}_schema", node=verb.config_class())
 
 
-def _with_defaults(arguments: list[str]) -> list[str]:
+def _with_defaults(arguments: list[str], more: list[str]) -> list[str]:
     """`arguments` with ours among the overrides, and the overrides before the options: argparse wants them side by side."""
     overrides: list[str] = []
     options: list[str] = []
@@ -137,7 +152,7 @@ def _with_defaults(arguments: list[str]) -> list[str]:
         is_value = before in _OPTIONS_WITH_VALUE or (before == "--info" and "=" not in argument)
         (options if argument.startswith("-") or is_value else overrides).append(argument)
     given = {override.split("=")[0] for override in overrides}
-    ours = [setting for setting in [*HYDRA_SETTINGS, search_path_override()] if setting.split("=")[0] not in given]
+    ours = [setting for setting in [*HYDRA_SETTINGS, search_path_override(), *more] if setting.split("=")[0] not in given]
     return [*ours, *overrides, *options]
 
 
@@ -158,13 +173,22 @@ def _is_sweep() -> bool:
 def _to_settings(verb: Verb, config: DictConfig) -> StageConfig:
     """The verb's dataclass. In a sweep each job gets a folder of its own beside `out` (a pipeline: `run_dir`), named for its overrides."""
     if _is_sweep():
-        folder = re.sub(r"[^\w.=,+-]", "_", HydraConfig.get().job.override_dirname)
+        folder = _sweep_folder(HydraConfig.get().overrides.task)
         key = "run_dir" if verb.recipe == "run" else "out"
         config[key] = str(Path(f"{config[key]}_sweep") / folder)
     settings = OmegaConf.to_object(config)
     if not isinstance(settings, verb.config_class()):
         raise ConfigError(f"recipes/{verb.recipe}.yaml: its defaults must start with '{verb.recipe}_schema'")
     return settings
+
+
+def _sweep_folder(overrides: Sequence[str]) -> str:
+    """Name of the folder of one job of a sweep: its overrides, without those that decide nothing of what is made."""
+    kept = [override for override in overrides if not re.match(r"[+~]*(run_dir|out|dry_run|confirm|cluster)\b", override)]
+    name = re.sub(r"[^\w.=,+-]", "_", ",".join(sorted(kept))) or "default"
+    if len(name.encode()) <= _LONGEST_NAME_BYTES:
+        return name
+    return f"{name.encode()[:_LONGEST_NAME_BYTES].decode(errors='ignore')}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 
 def freeze(settings: StageConfig, path: Path) -> None:
@@ -209,7 +233,7 @@ def _key_of(error: Exception, cause: Exception) -> str:
 
 
 def _unknown_choice(error: MissingConfigException) -> str:
-    options = list(error.options or [])
+    options = [option for option in error.options or [] if not option.startswith("_")]  # those are for recipes alone
     missing = str(error.missing_cfg_file or "")
     group, _, name = missing.rpartition("/")
     if options:

@@ -114,9 +114,12 @@ def _check(bundle: Path, needs: list[Need], config: StageConfig, command: str) -
 
 def _gather(bundle: Path, needs: list[Need], config: StageConfig, *, wheels: bool, loops: bool) -> None:
     from iberlm.launch.offline import prefetch as work
+    from iberlm.launch.offline.bundle import path_problems
 
     if refused := [f"{need.used_by}: {need.name} {need.remark}" for need in needs if need.kind == REFUSED]:
         raise ConfigError("prefetch: no bundle can hold this:\n  " + "\n  ".join(refused))
+    if absent := [problem for need in needs if need.kind == PATH for problem in path_problems(need, Path(config.run_dir))]:
+        say("prefetch: this must be there where the job runs, and is not here:\n  " + "\n  ".join(absent))
     work.gather(bundle, needs)
     if wheels:
         from iberlm.launch.offline.wheels import OURS, closure, gather_wheels

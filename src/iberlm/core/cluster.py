@@ -15,6 +15,8 @@ LOCAL, SLURM = "local", "slurm"
 SCHEDULERS = (LOCAL, SLURM)
 ACCELERATORS = ("none", "cuda", "rocm")
 RUNTIMES = ("apptainer", "singularity")
+IN_JOB, RANK_REPORTS = "IBERLM_JOB", "IBERLM_RANK_REPORTS"
+"""Variables that the script of a batch job sets: its folder, and the folder of the reports of ranks that srun starts."""
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 

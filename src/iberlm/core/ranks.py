@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from iberlm.core import errors
+from iberlm.core.cluster import RANK_REPORTS
 from iberlm.core.errors import IberlmError, ResourceError
 from iberlm.core.files import write_json, write_text
 from iberlm.core.process import die_with_parent, usable_cores
@@ -35,8 +36,6 @@ from iberlm.core.progress import say
 from iberlm.core.stopping import Interrupted, forwarded_stop_signals
 
 _PARENT, _REPORT = "IBERLM_LAUNCHER_PID", "IBERLM_RANK_REPORT"
-_REPORTS = "IBERLM_RANK_REPORTS"
-"""Folder of the reports of ranks that srun starts."""
 RANKS, REPORTS = "ranks", "reports"
 """In a job's folder: what srun is to start, separated by NUL; what the ranks reported."""
 _ENTRY = "iberlm.core.rank"
@@ -162,7 +161,7 @@ def rank_main(main: Callable[[list[str]], object]) -> NoReturn:
         if launcher is None and os.environ.get("RANK", "0") == "0":
             say(f"{error}")
         # srun ends the other ranks when one fails: a rank that did as it was told has not
-        _end(0 if _REPORTS in os.environ and isinstance(error, Interrupted) else error.exit_status, error)
+        _end(0 if RANK_REPORTS in os.environ and isinstance(error, Interrupted) else error.exit_status, error)
     except Exception as error:
         _report("", f"{type(error).__name__}: {error}", 1)
         traceback.print_exc()
@@ -186,7 +185,7 @@ def _end(status: int, _kept: object) -> NoReturn:
 
 def _report(kind: str, message: str, exit_status: int) -> None:
     rank = os.environ.get("RANK", "0")
-    path = os.environ.get(_REPORT) or (f"{folder}/rank-{rank}.json" if (folder := os.environ.get(_REPORTS)) else None)
+    path = os.environ.get(_REPORT) or (f"{folder}/rank-{rank}.json" if (folder := os.environ.get(RANK_REPORTS)) else None)
     if path is None:
         return
     # with the time, since the first to fail has the reason: the others fail because it is gone

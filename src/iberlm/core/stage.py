@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from iberlm import __version__
+from iberlm.core.cluster import IN_JOB, RANK_REPORTS
 from iberlm.core.errors import ConfigError, CorruptError, ResourceError
 from iberlm.core.files import TEMPORARY_SUFFIX, disk_errors, sha256_file, sha256_json, write_json
 from iberlm.core.manifest import FILE_NAME, Counts, Manifest, Output, find_manifest
@@ -39,6 +40,7 @@ LOCK = ".lock"
 SHARDS = ".shards"
 PLAN = "plan.json"
 """In `.shards/`: {"label", "shards": names} of the map at work."""
+_JOB_PATIENCE_SECONDS = 600.0
 _SHARE_PATIENCE_SECONDS = 60.0
 """How long an element of an array waits for another one to prepare the stage's folder."""
 
@@ -298,7 +300,7 @@ def _lock(stage: str, out: Path, *, shared: bool = False) -> Iterator[None]:
 
 def _take(stream: IO[str], shared: bool) -> None:
     """Lock a file. Only elements of an array share a lock, and these wait for the one that prepares the folder."""
-    deadline = time.monotonic() + (_SHARE_PATIENCE_SECONDS if shared else 0.0)
+    deadline = time.monotonic() + _patience(shared)
     while True:
         try:
             fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
@@ -307,6 +309,18 @@ def _take(stream: IO[str], shared: bool) -> None:
             if time.monotonic() >= deadline:
                 raise
         time.sleep(0.05)
+
+
+def _patience(shared: bool) -> float:
+    """Seconds to wait for a lock. File systems of several nodes may hold that of a node that died for minutes, and a job has nobody to try again."""
+    return _JOB_PATIENCE_SECONDS if IN_JOB in os.environ else _SHARE_PATIENCE_SECONDS if shared else 0.0
+
+
+@contextlib.contextmanager
+def held_by_first_rank(stage: str, out: Path) -> Iterator[None]:
+    """Inside, a rank that srun started holds the stage's folder if it is the first: the process that keeps the stage's books has ended meanwhile."""
+    with _lock(stage, out) if RANK_REPORTS in os.environ and os.environ.get("RANK") == "0" else contextlib.nullcontext():
+        yield
 
 
 def _check_place(stage: str, out: Path) -> None:
@@ -361,7 +375,7 @@ def _prepare(stage: str, out: Path, key: str, resumable: bool) -> None:
 
 def _prepare_share(stage: str, out: Path, key: str, resumable: bool) -> None:
     """Prepare the folder unless another element of the array has, or is doing it now."""
-    deadline = time.monotonic() + _SHARE_PATIENCE_SECONDS
+    deadline = time.monotonic() + _patience(shared=True)
     while (out / FILE_NAME).exists() or _begun(out).get("key") != key:
         try:
             with _lock(stage, out), disk_errors(out):

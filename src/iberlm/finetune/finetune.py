@@ -42,7 +42,10 @@ def run(config: FinetuneConfig, inputs: list[Manifest], out: Path) -> Manifest:
     def body(config: FinetuneConfig, inputs: list[Manifest], out: Path, record: Record) -> None:
         _finetune(config, base, files, out, record)
 
-    return run_stage(STAGE, VERSION, body, config, inputs, out, fingerprint=outside, resumable=True)
+    made = run_stage(STAGE, VERSION, body, config, inputs, out, fingerprint=outside, resumable=True)
+    for name in (WORK, CHECKPOINTS):  # not before the manifest is there: a kill in between would have it train again
+        shutil.rmtree(out / name, ignore_errors=True)
+    return made
 
 
 def base_folder(config: FinetuneConfig, inputs: list[Manifest]) -> Path:
@@ -85,8 +88,6 @@ def _finetune(config: FinetuneConfig, base: Path, files: list[Path], out: Path, 
     record.seconds_elsewhere = seconds_elsewhere()
     result: dict[str, Any] = json.loads((work / RESULT).read_text(encoding="utf-8"))
     record.metrics |= before["metrics"] | result
-    shutil.rmtree(work)
-    shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
     for folder in ("model", "adapter"):
         record.output_tree(out / folder)
     for name in ("metrics.jsonl", "samples.json"):

@@ -32,6 +32,7 @@ from iberlm.core.errors import ConfigError, DataError, ResourceError
 from iberlm.core.files import write_json
 from iberlm.core.progress import say
 from iberlm.core.ranks import rank_main
+from iberlm.core.stage import held_by_first_rank
 from iberlm.core.stopping import STOPPED, Interrupted, StopFlag, stop_signals
 from iberlm.finetune import chat, measure, watch
 from iberlm.finetune.config import ALL_LINEAR, FinetuneConfig, accumulation_steps
@@ -68,7 +69,7 @@ def main(arguments: list[str]) -> None:
     _quieten()
     (plan.out / STOPPED).unlink(missing_ok=True)
     try:
-        with stop_signals() as stop:
+        with held_by_first_rank("finetune", plan.out), stop_signals() as stop:
             _train(plan, stop)
     except torch.OutOfMemoryError as error:
         raise ResourceError(

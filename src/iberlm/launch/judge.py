@@ -30,11 +30,13 @@ def judge(requests: Sequence[Request], *, ask_slurm: bool) -> Judgement:
     refused = [(name, text) for name, texts in broken.items() for text in texts.values()]
     remarks: list[tuple[str, str]] = []
     slurm = [request for request in requests if request.cluster.is_slurm] if ask_slurm else []
-    for cluster in {request.cluster.name: request.cluster for request in slurm}.values():
+    unverified: dict[str, None] = {}
+    for request in slurm:
         try:
-            require_verified(cluster)
+            require_verified(request.cluster)
         except ConfigError as error:
-            refused.append(("", str(error)))
+            unverified[str(error)] = None
+    refused += [("", text) for text in unverified]
     machine, queued_before = Machine(), 0
     for request in slurm:
         try:

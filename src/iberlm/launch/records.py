@@ -7,6 +7,7 @@ RUN_DIR/slurm/logs/            NAME-JOB.log; NAME-JOB_ELEMENT.log of an array
 """
 
 import dataclasses
+import errno
 import json
 import os
 from dataclasses import dataclass, field
@@ -116,19 +117,26 @@ def _record(path: Path, line: dict[str, Any]) -> JobRecord:
 
 
 def append_line(path: Path, value: dict[str, Any]) -> None:
-    """Append a JSON object as one line, in one write, so that jobs on several nodes may do it at once."""
+    """Append a JSON object as one line, in one write, so that jobs on several nodes may do it at once. A line that was cut short stays alone."""
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            os.write(descriptor, (json.dumps(value, ensure_ascii=False) + "\n").encode())
+            size = os.fstat(descriptor).st_size
+            cut = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+            line = b"\n" * cut + (json.dumps(value, ensure_ascii=False) + "\n").encode()
+            if os.write(descriptor, line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines; none when it is not there. A last line that was cut short by a kill is passed over."""
+    """The objects of a file of JSON lines; none when it is not there. A line that was cut short, by a kill or a full disk, is passed over.
+
+    Raises `CorruptError` for anything else that is not JSON.
+    """
     if not path.is_file():
         return []
     try:
@@ -140,6 +148,6 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         try:
             found.append(json.loads(line))
         except ValueError as error:
-            if number < len(lines):
+            if line and not (line.startswith("{") and not line.endswith("}")):
                 raise CorruptError(f"{path}:{number}: not JSON ({error})") from error
     return found

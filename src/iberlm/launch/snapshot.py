@@ -21,7 +21,7 @@ def snapshot() -> tuple[dict[str, Any], str]:
         "version": __version__,
         "code_version": code_version(),
         "python": sys.executable,
-        "command": sys.argv,
+        "command": sys.orig_argv,
         "folder": str(Path.cwd()),
         "time": datetime.now().astimezone().isoformat(timespec="seconds"),
     }

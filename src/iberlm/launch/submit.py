@@ -3,13 +3,14 @@
 import os
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
 from iberlm.core.config import StageConfig
-from iberlm.core.errors import ConfigError
+from iberlm.core.errors import ConfigError, IberlmError, ResourceError
 from iberlm.core.files import disk_errors, write_json, write_text
 from iberlm.core.progress import say
 from iberlm.core.stage import code_version, shown
@@ -27,6 +28,7 @@ from iberlm.launch.work import Work
 
 Freeze = Callable[[StageConfig, Path], None]
 """Writes resolved settings as the YAML that `iberlm VERB --frozen` reads."""
+ENDING = ("COMPLETING", "SIGNALING", "STAGE_OUT")
 TRIGGERS = ("save", "exit")
 """Files in a run folder by which people ask a run to save, or to save and end."""
 
@@ -60,13 +62,14 @@ def submit(works: Sequence[Work], common: Submission) -> list[JobRecord]:
         return []
     for work in works:
         render(script_of(work, common, []))  # refuses what cannot be quoted
-    for cluster in {work.cluster.name: work.cluster for work in works}.values():
-        require_verified(cluster)
-    machine, queued = Machine(), 0
     for work in works:
-        _check(work, machine, queued)
-        queued += max(1, len(work.elements))
-    confirm_hours(works, common)
+        require_verified(work.cluster)
+    machine, queued = Machine(), Counter[tuple[str, str, str]]()
+    for work in works:
+        where = (work.cluster.partition, work.cluster.qos, work.cluster.account)
+        _check(work, machine, queued[where])
+        queued[where] += max(1, len(work.elements))
+    confirm_hours(works, common.confirm)
     taken = snapshot()
     records: list[JobRecord] = []
     _remove_triggers(works, common.run_dir)
@@ -74,14 +77,21 @@ def submit(works: Sequence[Work], common: Submission) -> list[JobRecord]:
         for work in works:
             jobs = common.known | {record.name: record.job for record in records}
             records.append(_submit(work, common, [jobs[name] for name in work.after], taken))
+            append_job(common.run_dir, records[-1])  # at once: what is not noted would be submitted again
     except BaseException:
         if records:
-            slurm.cancel([record.job for record in reversed(records)])
-            say(f"taken back: {', '.join(f'{record.name} ({record.job})' for record in records)}")
+            _take_back(records)
         raise
-    for record in records:
-        append_job(common.run_dir, record)
     return records
+
+
+def _take_back(records: Sequence[JobRecord]) -> None:
+    names = ", ".join(f"{record.name} ({record.job})" for record in records)
+    try:
+        slurm.cancel([record.job for record in reversed(records)])
+        say(f"taken back: {names}")
+    except IberlmError as error:
+        say(f"these could not be taken back, and are noted as submitted: {names}: {error}")
 
 
 def _check(work: Work, machine: Machine, queued_before: int) -> None:
@@ -127,18 +137,18 @@ def requests_of(works: Sequence[Work]) -> list[Request]:
     ]
 
 
-def confirm_hours(works: Sequence[Work], common: Submission) -> None:
+def confirm_hours(works: Sequence[Work], confirmed: float) -> None:
     """Raise `ConfigError` unless a submission that may use many GPU-hours is confirmed: at a terminal by a word, else by `confirm`.
 
     Counted are whole allocations at their full walltime, of a training run as many starts as it is planned to need.
     """
     hours = sum(map(gpu_hours, requests_of(works)))
     limit = min(work.cluster.confirm_above_gpu_hours for work in works)
-    if hours <= limit or hours <= common.confirm:
+    if hours <= limit or hours <= confirmed:
         return
     told = f"up to {hours:,.0f} GPU-hours, above {limit:g} (cluster.confirm_above_gpu_hours)"
-    if common.confirm:
-        raise ConfigError(f"confirm: {common.confirm:g} GPU-hours are confirmed, and this submission may use {told}; confirm={_up(hours)} submits it")
+    if confirmed:
+        raise ConfigError(f"confirm: {confirmed:g} GPU-hours are confirmed, and this submission may use {told}; confirm={_up(hours)} submits it")
     if sys.stdin.isatty() and sys.stderr.isatty():
         print(f"This submission may use {told}. Submit it? [y/N] ", end="", file=sys.stderr, flush=True)
         if sys.stdin.readline().strip().lower() in ("y", "yes"):
@@ -187,8 +197,8 @@ def _submit(work: Work, common: Submission, after: list[int], taken: tuple[dict[
     described = work.description(common.run_dir, script.version)
     if work.sweep:
         for number in work.elements:
-            element = folder / str(number)
-            _write_job(element, work.settings[number], described | {"out": str(work.settings[number].out), "folders": [str(work.settings[number].out)]}, common)
+            element, out = folder / str(number), Path(work.settings[number].out).absolute()
+            _write_job(element, work.settings[number], described | {"out": str(out), "folders": [str(out)]}, common)
     else:
         _write_job(folder, work.settings[0], described, common)
     write_snapshot(folder, taken)
@@ -222,7 +232,7 @@ def _write_job(folder: Path, settings: StageConfig, described: dict[str, object]
 
 def frozen_settings(settings: StageConfig) -> StageConfig:
     """The settings that a job runs with: without what only a submission reads."""
-    return replace(settings, dry_run=False, cluster=replace(settings.cluster, facts={}))
+    return replace(settings, dry_run=False, confirm=0.0, cluster=replace(settings.cluster, facts={}))
 
 
 def _remove_triggers(works: Sequence[Work], run_dir: Path) -> None:
@@ -237,12 +247,18 @@ def _remove_triggers(works: Sequence[Work], run_dir: Path) -> None:
 
 
 def live_jobs(run_dir: Path) -> dict[str, tuple[JobRecord, list[int]]]:
-    """Submissions of a run that are queued or run now, by name, with the array elements that are (none without an array)."""
+    """Submissions of a run that are queued or run now, by name, with the array elements that are (none without an array).
+
+    Raises `ResourceError` while one is ending: whether it is to be submitted again will be known when it has.
+    """
     records = current_jobs(run_dir)
     queued = slurm.queue([record.job for record in records]) if records else []
     found: dict[str, tuple[JobRecord, list[int]]] = {}
     for record in records:
-        own = [entry for entry in queued if entry.job == record.job and entry.is_live]
+        # one that waits for a job that has failed is about to be removed by Slurm
+        own = [entry for entry in queued if entry.job == record.job and entry.is_live and entry.reason != "DependencyNeverSatisfied"]
+        if any(entry.state in ENDING for entry in own):
+            raise ResourceError(f"{record.name}: job {record.job} is just ending; run the same command again in a minute")
         if own:
             found[record.name] = (record, sorted(entry.element for entry in own if entry.element is not None))
     return found

@@ -10,12 +10,11 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from iberlm.core.cluster import IN_JOB
 from iberlm.core.progress import say
 from iberlm.core.stopping import STOPPED
 
 SAVE, EXIT = "save", "exit"
-_IN_JOB = "IBERLM_JOB"
-"""Set by the script of a batch job (its folder). There the `exit` file stays: the job may have been requeued while somebody wrote it."""
 _LOOK_SECONDS = 2.0
 
 
@@ -69,7 +68,7 @@ class Triggers:
 
     def _begin(self) -> None:
         for folder in self._folders:
-            if _IN_JOB not in os.environ and (folder / EXIT).exists():
+            if IN_JOB not in os.environ and (folder / EXIT).exists():
                 with contextlib.suppress(FileNotFoundError):
                     (folder / EXIT).unlink()
                 say(f"pretrain: {folder / EXIT} had asked the run before to stop; it is removed, since the run was begun again")

@@ -21,7 +21,7 @@ from iberlm.core.manifest import Manifest
 from iberlm.core.needs import local_folder
 from iberlm.core.progress import say
 from iberlm.core.ranks import rank_main
-from iberlm.core.stage import identity
+from iberlm.core.stage import held_by_first_rank, identity
 from iberlm.train import export, generations, loop, metrics
 from iberlm.train.batches import Batches
 from iberlm.train.canaries import Canaries
@@ -299,7 +299,9 @@ def _summary(
 
 def main(arguments: list[str]) -> loop.Run:
     """Train one rank from a frozen file."""
-    return train_rank(*thaw(Path(arguments[0])))
+    config, inputs, out = thaw(Path(arguments[0]))
+    with held_by_first_rank("pretrain", out):
+        return train_rank(config, inputs, out)
 
 
 if __name__ == "__main__":

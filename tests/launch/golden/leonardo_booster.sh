@@ -44,7 +44,10 @@ export IBERLM_RANK_REPORTS=$folder/reports
 
 python=(/home/me/venv/bin/python)
 
-iberlm() { "${python[@]}" -m iberlm "$@"; }
+# One task as a step of its own: the signal before the limit goes to steps, and nobody else would hear it.
+iberlm() {
+  srun --export=ALL -N 1 -n 1 -c 8 "${python[@]}" -m iberlm "$@"
+}
 
 launch() {
   local module=$1
@@ -97,7 +100,7 @@ iberlm pretrain --frozen "$folder/config.yaml" --ranks before
 status=$?
 if ((status == 0)) && [[ -f $folder/ranks ]]; then
   mapfile -d '' -t command <"$folder/ranks"
-  srun --export=ALL --kill-on-bad-exit=1 --label -N 2 -n 8 -c 8 \
+  srun --export=ALL --wait=0 --kill-on-bad-exit=1 --label -N 2 -n 8 -c 8 \
     "${python[@]}" -m "${command[@]}"
   # After the ranks: raises what one of them raised, or completes the stage.
   iberlm pretrain --frozen "$folder/config.yaml" --ranks "after=$?"

@@ -48,7 +48,10 @@ export IBERLM_RANK_REPORTS=$folder/reports
 
 python=(/home/me/venv/bin/python)
 
-iberlm() { "${python[@]}" -m iberlm "$@"; }
+# One task as a step of its own: the signal before the limit goes to steps, and nobody else would hear it.
+iberlm() {
+  srun --export=ALL -N 1 -n 1 -c 7 "${python[@]}" -m iberlm "$@"
+}
 
 launch() {
   local module=$1
@@ -102,7 +105,7 @@ status=$?
 if ((status == 0)) && [[ -f $folder/ranks ]]; then
   mapfile -d '' -t command <"$folder/ranks"
   # shellcheck disable=SC2016 # the shell of each rank replaces these variables
-  srun --export=ALL --kill-on-bad-exit=1 --label -N 2 -n 16 -c 7 --cpu-bind=mask_cpu:fe000000000000,fe00000000000000,fe0000,fe000000,fe,fe00,fe00000000,fe0000000000 \
+  srun --export=ALL --wait=0 --kill-on-bad-exit=1 --label -N 2 -n 16 -c 7 --cpu-bind=mask_cpu:fe000000000000,fe00000000000000,fe0000,fe000000,fe,fe00,fe00000000,fe0000000000 \
     bash -c 'export ROCR_VISIBLE_DEVICES="$SLURM_LOCALID"; exec "$@"' task \
     "${python[@]}" -m "${command[@]}"
   # After the ranks: raises what one of them raised, or completes the stage.

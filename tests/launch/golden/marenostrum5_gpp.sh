@@ -85,9 +85,7 @@ status=$?
 perform <<<"$actions"
 ((status == 0)) || exit "$status"
 
-# The work, as a step of its own: signals before the limit go to steps.
-srun --export=ALL -N 1 -n 1 -c 112 \
-  "${python[@]}" -m iberlm curate --frozen "$folder/config.yaml" --until select
+iberlm curate --frozen "$folder/config.yaml" --until select
 status=$?
 
 # Says how it ended, and what is to follow: not what it would be for a job that somebody cancels, or that makes room for another.

@@ -30,6 +30,8 @@ TOLD_OF_LIMIT = 128 + signal.SIGUSR2
 ENDED = 128 + signal.SIGTERM
 TOLD = (Interrupted.exit_status, ENDED, TOLD_OF_LIMIT)
 """Exit statuses of work that did not fail."""
+_SAVES = ("pretrain", "finetune")
+"""Verbs whose work goes on where it was when it was stopped; of the others only whole shards and stages are kept."""
 MENDED_BY_PEOPLE = tuple(kind.exit_status for kind in (ConfigError, CardError, DataError, CorruptError))
 """Exit statuses of errors that come again until somebody mends what they say."""
 STATE = "IBERLM_JOB_STATE"
@@ -77,13 +79,13 @@ class Decision:
 def decide(facts: Facts) -> Decision:
     """Whether the job runs again. Pure: everything it looks at is in `facts`."""
     status, name = facts.status, facts.job.name
-    if status == 0:
+    if status == 0 and not facts.ending:  # srun ends with 0 for a step that Slurm had to kill
         return Decision(kind="complete", message=f"{name} is complete")
     if status == SPENT:
         return Decision(kind="given-up", message="given up")
     if status in MENDED_BY_PEOPLE:
         return Decision(kind="mend", message=f"ended with status {status}; what is said above has to be mended before it is submitted again")
-    if status in TOLD or facts.ending:
+    if status in (0, *TOLD) or facts.ending:
         return _stopped(facts, _asked_by(facts))
     suspects = blame.suspects(facts.reports, facts.attempt.nodes, facts.hosts, facts.job.ranks)
     how = f"was ended by {_signal(status - 128)}" if status > 128 else f"failed with status {status}"
@@ -127,6 +129,8 @@ def _again(facts: Facts, found: Decision) -> Decision:
     vain = attempts.starts_in_vain(facts.history, facts.progress)
     if not retry.requeue:
         return Decision(kind=found.kind, message=f"{found.message}; cluster.retry.requeue is off, so it ends here", blamed=found.blamed)
+    if found.kind == "limit" and vain and facts.job.verb not in _SAVES:
+        return Decision(kind="given-up", message=f"{found.message}, and nothing of it is saved; submit it again with a longer cluster.walltime_minutes")
     if vain >= retry.max_starts_without_progress:
         message = (
             f"{found.message}; {vain} starts in a row brought the run no further (cluster.retry.max_starts_without_progress="

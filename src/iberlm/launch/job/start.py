@@ -6,9 +6,7 @@ words for people. Exit status: 0 begin; 75 not now (a bad node: the job is reque
 the failure budget is used up (EX_SOFTWARE, never requeued); 6 no node of the allocation is fit.
 """
 
-import contextlib
 import re
-import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -144,9 +142,9 @@ def clear(folder: Path, job: JobFile) -> None:
     with disk_errors(folder):
         (folder / records.RANKS).unlink(missing_ok=True)
         (job.out / records.STOPPED).unlink(missing_ok=True)
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(folder / records.REPORTS)
         (folder / records.REPORTS).mkdir(parents=True, exist_ok=True)
+        for report in (folder / records.REPORTS).iterdir():  # elements of an array may do this at once
+            report.unlink(missing_ok=True)
 
 
 def note(folder: Path, facts: Facts, decision: Decision) -> None:

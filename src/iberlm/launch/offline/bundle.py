@@ -12,6 +12,7 @@ import glob
 import importlib.util
 import json
 import os
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -159,7 +160,7 @@ def _local_problem(need: Need, cluster: ClusterConfig, run_dir: Path) -> list[st
     if need.kind == DOWNLOAD and not cluster.compute_internet:
         return [f"{need.used_by}: {need.title} is downloaded by `iberlm fetch` itself; run that stage where there is internet and copy its folder to {run_dir}"]
     if need.kind == PATH:
-        return _path_problem(need, run_dir)
+        return path_problems(need, run_dir)
     # another Python, or an image, cannot be looked into from here: `iberlm doctor` asks it
     if need.kind == PACKAGE and not cluster.python and not cluster.container.image and not importable(need.module):
         return [f"{need.used_by}: the package {need.name} is not installed; `pip install {need.name}`"]
@@ -171,10 +172,12 @@ def importable(module: str) -> bool:
     return importlib.util.find_spec(module.partition(".")[0]) is not None
 
 
-def _path_problem(need: Need, run_dir: Path) -> list[str]:
+def path_problems(need: Need, run_dir: Path) -> list[str]:
+    """What is wrong with a file or folder that the nodes must see; none when it is there."""
     path = Path(need.name).expanduser().absolute()
     if not path.exists() and not (glob.has_magic(need.name) and glob.glob(str(path), recursive=True)):  # noqa: PTH207 - absolute patterns
-        return [f"{need.used_by}: there is no '{need.name}' (looked from {Path.cwd()})"]
+        hint = f"; a model of the hub is named with its commit: {need.name}@COMMIT" if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", need.name) else ""
+        return [f"{need.used_by}: there is no '{need.name}' (looked from {Path.cwd()}){hint}"]
     for disk in map(Path, _OWN_DISKS):
         if path.is_relative_to(disk) and not run_dir.absolute().is_relative_to(disk):
             return [f"{need.used_by}: {path} lies on this machine's own disk, which other nodes do not see; copy it to a shared folder"]

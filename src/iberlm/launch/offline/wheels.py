@@ -4,7 +4,6 @@ pip downloads or builds them; which they are, this environment says: what IberLM
 """
 
 import importlib.metadata
-import importlib.util
 import json
 import os
 import platform
@@ -65,7 +64,7 @@ def gather_wheels(bundle: Path, pins: dict[str, str], architecture: str) -> Item
             f"prefetch: wheels are made for this machine ({platform.machine()}), and the nodes are {architecture}; make them on such a machine, or use a "
             "container (slurm/containers)"
         )
-    if importlib.util.find_spec("pip") is None:
+    if not any(importlib.metadata.distributions(name="pip")):  # not find_spec, into which setuptools reaches
         raise ResourceError(f"prefetch: there is no pip in this environment, which gathers the packages; `{sys.executable} -m ensurepip`")
     pins = pins | ({OURS: __version__} if OURS in pins else {})  # an editable installation keeps the version of the day that it was made
     folder = bundle.absolute() / WHEELS
