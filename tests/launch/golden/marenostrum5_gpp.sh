@@ -39,6 +39,11 @@ export TRITON_CACHE_DIR=$node_local/iberlm-$UID/triton TORCHINDUCTOR_CACHE_DIR=$
 
 python=(/home/me/venv/bin/python)
 
+# One task as a step of its own: the signal before the limit goes to steps, and nobody else would hear it.
+iberlm() {
+  srun --export=ALL -N 1 -n 1 -c 112 "${python[@]}" -m iberlm "$@"
+}
+
 launch() {
   local module=$1
   shift

@@ -175,7 +175,7 @@ def starts_in_vain(history: list[dict[str, Any]], now: Progress) -> int:
     """
     count, after = 0, now
     for line in reversed([line for line in history if line["event"] == "start" and not line["refused"]]):
-        if after != line["progress"]:  # less: it was begun anew, with other settings
+        if after > line["progress"]:
             break
         count, after = count + 1, line["progress"]
     return count
