@@ -1,6 +1,6 @@
 """How long a user waits on the login node: submission of a chain, a look at it, a second submission that finds all of it queued.
 
-    python benchmarks/submit.py [--runs 5]
+    python -m benchmarks.submit [--runs 5]
 
 It brings up the Slurm of the tests (root, and the Debian packages slurmctld, slurmd, slurm-client and munge), with every job held back, and
 measures whole commands in seconds of the wall clock, after one that warms the caches of the system. How long the Slurm itself takes to come up is

@@ -140,6 +140,9 @@ LIMIT = 3600.0
         (137, {}, "failed", True),
         (137, {"ending": True}, "ended", False),  # scancel: to requeue it would bring it back
         (6, {"ending": True}, "ended", False),
+        (1, {"ending": True, "gone": {"node2": "Slurm says DOWN (power)"}}, "node", False),  # Slurm requeues it itself
+        (1, {"ending": True, "gone": {"node2": "Slurm says IDLE+DRAIN (disk)"}}, "ended", False),  # who is drained had not failed
+        (0, {"ending": True}, "ended", False),  # srun ends with 0 for a step that Slurm had to kill
         (1, {}, "failed", True),
         (6, {}, "failed", True),
         (2, {}, "mend", False),
@@ -153,6 +156,13 @@ def test_what_ends_is_requeued_or_not(job: JobFile, status: int, values: dict[st
     found = ended(job, status, **values)
     assert (found.kind, found.requeue) == (kind, requeue)
     assert not ended(replace(job, retry=RetryConfig(requeue=False)), status, **values).requeue
+
+
+def test_a_stage_that_keeps_nothing_is_not_run_into_the_same_limit_again(job: JobFile) -> None:
+    evaluation = replace(job, verb="evaluate")
+    assert ended(evaluation, 140, steps=(10, 10)).kind == "given-up"
+    assert ended(job, 140, steps=(10, 10)).kind == "limit"
+    assert ended(evaluation, 140, steps=(10, 20)).requeue  # shards that are done stay done
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ class Decision:
     """What becomes of the job."""
 
     kind: str
-    """complete, limit, preempted, ended, exit, mend, given-up or failed."""
+    """complete, limit, node, preempted, ended, exit, mend, given-up or failed."""
     message: str
     requeue: bool = False
     blamed: dict[str, str] = field(default_factory=dict)
@@ -120,6 +120,9 @@ def _stopped(facts: Facts, asked_by: str) -> Decision:
     if asked_by == "exit":
         message = "an `exit` file asked it to stop, and it saved; whoever submits it again goes on from there (that removes the file)"
         return Decision(kind="exit", message=message)
+    if facts.ending and (lost := {node: why for node, why in facts.gone.items() if "DOWN" in why or "FAIL" in why}):
+        told = "; ".join(f"{node} failed: {why}" for node, why in lost.items())
+        return Decision(kind="node", message=f"{told}; Slurm puts the job back into the queue by itself")
     return Decision(kind="ended", message="was told to end by scancel or a signal (or Slurm preempted it, and requeues it itself); submit it again to go on")
 
 

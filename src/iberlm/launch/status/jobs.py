@@ -36,7 +36,7 @@ LIVE = (RUNNING, QUEUED, NEVER)
 
 _FRESH_SECONDS = 120.0
 """Where Slurm does not answer, a log that was written so lately tells that the job runs."""
-_STOPPED_KINDS = ("limit", "ended", "exit")
+_STOPPED_KINDS = ("limit", "node", "preempted", "ended", "exit")
 """What `launch.job.end` calls ends that are no failures."""
 _WAITING = ("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT")
 """Slurm's states of jobs that have no nodes."""
