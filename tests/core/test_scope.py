@@ -10,7 +10,9 @@ import pytest
 
 from iberlm.core.errors import ConfigError, DataError, ResourceError
 from iberlm.core.manifest import Manifest, read_manifest
-from iberlm.core.stage import EnoughError, Record, Scope, held_by_first_rank, missing_elements, run_stage, within
+from iberlm.core.scope import EnoughError, Scope, within
+from iberlm.core.shards import missing_elements
+from iberlm.core.stage import Record, held_by_first_rank, run_stage
 
 from .test_stage import CopyConfig, sharded, write_one
 
@@ -120,7 +122,8 @@ def test_until_ends_after_its_stage_whether_that_ran_or_was_complete(tmp_path: P
 ELEMENT = """
 import sys
 from pathlib import Path
-from iberlm.core.stage import EnoughError, Scope, run_stage, within
+from iberlm.core.scope import EnoughError, Scope, within
+from iberlm.core.stage import run_stage
 from tests.core.test_stage import CopyConfig, sharded
 try:
     with within(Scope(share=(int(sys.argv[2]), 4))):

@@ -13,7 +13,8 @@ from iberlm.core.config import StageConfig
 from iberlm.core.errors import ConfigError, CorruptError, DataError, ResourceError
 from iberlm.core.files import publish, write_text
 from iberlm.core.manifest import Manifest, read_manifest
-from iberlm.core.stage import Record, ShardResult, WouldRunError, identity, map_shards, place, run_stage, stage_key
+from iberlm.core.shards import ShardResult, map_shards
+from iberlm.core.stage import Record, WouldRunError, identity, place, run_stage, stage_key
 
 
 @dataclass(kw_only=True)
@@ -206,7 +207,8 @@ SLOW = """
 import sys, time
 from pathlib import Path
 from tests.core.test_stage import CopyConfig
-from iberlm.core.stage import run_stage, map_shards, ShardResult
+from iberlm.core.shards import map_shards, ShardResult
+from iberlm.core.stage import run_stage
 from iberlm.core.files import write_text
 
 def shard(number, out):

@@ -104,7 +104,7 @@ def test_damaged_stream_is_quarantined(tmp_path: Path) -> None:
     [
         ("a.jsonl.gz", "jsonl", b'{"text": "plain"}\n', "not_gzip"),
         ("a.jsonl.zst", "jsonl", b'{"text": "plain"}\n', "not_zstd"),
-        ("a.jsonl", "jsonl", gzip.compress(b"{}"), "not_jsonl"),
+        ("a.jsonl", "jsonl", gzip.compress(b"{}", mtime=0), "not_jsonl"),
         ("a.jsonl", "jsonl", b"a line of prose\n" * 200, "not_jsonl"),
         ("a.jsonl", "jsonl", b"", "empty_file"),
         ("a.parquet", "parquet", b"PAR1 not really", "not_parquet"),
@@ -120,7 +120,7 @@ def test_damaged_stream_is_quarantined(tmp_path: Path) -> None:
         ("a.docbook", "docbook", b"<book/>", "no_text"),
         ("a.mo", "gettext", b"\xde\x12\x04\x95\0\0\0\0\xff\xff\xff\x7f", "not_gettext"),
         ("a.po", "gettext", b"prose", "not_gettext"),
-        ("a.txt.gz", "text", gzip.compress(b"some words here")[:-10], "truncated_gzip"),
+        ("a.txt.gz", "text", gzip.compress(b"some words here", mtime=0)[:-10], "truncated_gzip"),
         ("a.warc", "warc", b"x", "not_warc"),
         ("a.pdf", "pdf", b"x", "unknown_format"),
         ("a.txt.bz2", "text", b"plain", "not_bzip2"),

@@ -187,7 +187,7 @@ def chunked(data: bytes, size: int = 50) -> bytes:
 
 ENCODED = {
     "chunked": (chunked(BODY), ["Transfer-Encoding: chunked"]),
-    "gzip": (gzip.compress(BODY), ["Content-Encoding: gzip"]),
+    "gzip": (gzip.compress(BODY, mtime=0), ["Content-Encoding: gzip"]),
     "x-gzip in chunks": (chunked(gzip.compress(BODY)), ["Transfer-Encoding: chunked", "Content-Encoding: x-gzip"]),
     "deflate": (zlib.compress(BODY), ["Content-Encoding: deflate"]),
     "raw deflate": (zlib.compress(BODY)[2:-4], ["Content-Encoding: deflate"]),
@@ -209,10 +209,10 @@ def test_transfer_and_content_encodings(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("body", "coding", "reason"),
     [
-        (gzip.compress(BODY)[:60], "gzip", "bad_encoding"),
+        (gzip.compress(BODY, mtime=0)[:60], "gzip", "bad_encoding"),
         (b"\x1f\x8b rubbish and more rubbish", "gzip", "bad_encoding"),
         (brotli(BODY)[:-30], "br", "bad_encoding"),
-        (gzip.compress(b"<p>" + b"a" * (20 << 20)), "gzip", "page_too_large"),
+        (gzip.compress(b"<p>" + b"a" * (20 << 20), mtime=0), "gzip", "page_too_large"),
         (brotli(b"<p>" + b"a" * (20 << 20)), "br", "page_too_large"),
         (zstandard.ZstdCompressor().compress(b"<p>" + b"a" * (20 << 20)), "zstd", "page_too_large"),
     ],
@@ -253,7 +253,7 @@ def test_plain_text_resources_and_missing_types(tmp_path: Path) -> None:
         (b"x", "not_warc"),
         (b"prose\n" * 50_000, "not_warc"),
         (b"<!doctype html><p>hola", "not_warc"),
-        (gzip.compress(b"prose"), "not_warc"),
+        (gzip.compress(b"prose", mtime=0), "not_warc"),
         (record(b"x", kind="warcinfo") + record(b"x", kind="request"), "no_pages"),
     ],
 )

@@ -13,7 +13,8 @@ from iberlm.core.cluster import ClusterConfig
 from iberlm.core.config import StageConfig
 from iberlm.core.files import write_json
 from iberlm.core.manifest import Manifest
-from iberlm.core.stage import Record, ShardResult, code_version, map_shards, run_stage
+from iberlm.core.shards import ShardResult, map_shards
+from iberlm.core.stage import Record, code_version, run_stage
 from iberlm.launch.job.attempts import JobFile, read_job
 from iberlm.launch.records import JOB, JobRecord
 from iberlm.launch.work import Work, size_of

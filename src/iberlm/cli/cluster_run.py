@@ -20,7 +20,8 @@ from iberlm.core.config import StageConfig
 from iberlm.core.errors import ConfigError, IberlmError, ResourceError
 from iberlm.core.files import disk_errors, sha256_file
 from iberlm.core.progress import say
-from iberlm.core.stage import WouldRunError, missing_elements, shown
+from iberlm.core.shards import missing_elements
+from iberlm.core.stage import WouldRunError, shown
 from iberlm.launch.offline.bundle import require
 from iberlm.launch.records import CONFIG, FOLDER, JobRecord
 from iberlm.launch.submit import Submission, confirm_hours, frozen_settings, live_jobs, submit, table

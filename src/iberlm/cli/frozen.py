@@ -17,7 +17,7 @@ from typing import NoReturn
 from iberlm.cli.verbs import Verb
 from iberlm.core.errors import ConfigError
 from iberlm.core.ranks import Elsewhere, ranks_elsewhere
-from iberlm.core.stage import Scope, within
+from iberlm.core.scope import Scope, within
 
 
 class _Parser(argparse.ArgumentParser):

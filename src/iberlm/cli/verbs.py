@@ -15,7 +15,8 @@ from iberlm.core.config import StageConfig
 from iberlm.core.manifest import Manifest, find_manifest, read_manifest
 from iberlm.core.progress import say
 from iberlm.core.ranks import RanksReadyError
-from iberlm.core.stage import EnoughError, WouldRunError
+from iberlm.core.scope import EnoughError
+from iberlm.core.stage import WouldRunError
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,8 @@
 """The stage runner: skip what is complete, resume what was begun, publish the manifest last.
 
 A stage is a function `run(config, inputs, out) -> Manifest` whose body is handed to `run_stage`. Kill it anywhere and
-run it again: the same bytes. A sharded stage maps a pure function of one shard over a process pool with `map_shards`.
-
-On a cluster the shards of a stage are shared out over the elements of a job array: each runs the stage within `Scope`,
-does its share of the first map and ends; a job after them runs the stage as usual and finds the shards done.
+run it again: the same bytes. A sharded stage maps a pure function of one shard over a process pool with
+`shards.map_shards`.
 """
 
 import contextlib
@@ -18,9 +16,8 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,15 +28,14 @@ from iberlm.core.cluster import IN_JOB, RANK_REPORTS
 from iberlm.core.errors import ConfigError, CorruptError, ResourceError
 from iberlm.core.files import TEMPORARY_SUFFIX, disk_errors, sha256_file, sha256_json, write_json
 from iberlm.core.manifest import FILE_NAME, Counts, Manifest, Output, find_manifest
-from iberlm.core.process import Usage, die_with_parent, energy_estimate, usable_cores
-from iberlm.core.progress import progress, say
+from iberlm.core.process import Usage, die_with_parent, energy_estimate
+from iberlm.core.progress import say
+from iberlm.core.scope import EnoughError, scope
 
 BEGUN = ".stage.json"
 """Marks a folder as a stage's own: its name, and the key it was begun with, so that only matching shards are resumed."""
 LOCK = ".lock"
 SHARDS = ".shards"
-PLAN = "plan.json"
-"""In `.shards/`: {"label", "shards": names} of the map at work."""
 _JOB_PATIENCE_SECONDS = 600.0
 _SHARE_PATIENCE_SECONDS = 60.0
 """How long an element of an array waits for another one to prepare the stage's folder."""
@@ -122,34 +118,6 @@ class WouldRunError(Exception):
         self.stage, self.out, self.key = stage, out, key
 
 
-@dataclass(frozen=True)
-class Scope:
-    """The part of a verb that this process is to do; all of it when empty."""
-
-    share: tuple[int, int] | None = None
-    """(element, elements): only shards number element, element + elements, ... of the first map of the first stage that is not complete."""
-    until: str = ""
-    """The stage to end after; empty: the verb's last."""
-
-
-class EnoughError(Exception):
-    """Raised when the part that `Scope` names is done."""
-
-
-_scope = Scope()
-
-
-@contextlib.contextmanager
-def within(scope: Scope) -> Iterator[None]:
-    """Inside, stages do no more than `scope` and then raise `EnoughError`."""
-    global _scope
-    before, _scope = _scope, scope
-    try:
-        yield
-    finally:
-        _scope = before
-
-
 def shown(path: Path) -> Path:
     """A path as messages show it: relative to the current folder when it lies below it."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
@@ -204,7 +172,7 @@ def run_stage(
     key = stage_key(stage, version, config, inputs, fingerprint)
     if (done := complete_manifest(key, out)) is not None:
         say(f"{stage}: complete, skipped ({shown(out)})")
-        if _scope.until == stage:
+        if scope().until == stage:
             raise EnoughError
         return done
     if getattr(config, "dry_run", False):
@@ -214,10 +182,10 @@ def run_stage(
     _check_place(stage, out)
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-    if _scope.share is not None:
+    if scope().share is not None:
         _prepare_share(stage, out, key, resumable)
-    with _lock(stage, out, shared=_scope.share is not None):
-        if _scope.share is None:
+    with _lock(stage, out, shared=scope().share is not None):
+        if scope().share is None:
             with disk_errors(out):
                 _prepare(stage, out, key, resumable)
         say(f"{stage}: start ({shown(out)})")
@@ -227,7 +195,7 @@ def run_stage(
             record.cards.update(manifest.cards)
         with disk_errors(out), contextlib.closing(record):
             body(config, inputs, out, record)
-        if _scope.share is not None:
+        if scope().share is not None:
             raise ConfigError(f"{stage}: has no shards that could be shared out; run it without --share")
         after, seconds = Usage.now(), time.monotonic() - wall + record.seconds_elsewhere
         cpu_seconds = after.cpu_seconds - before.cpu_seconds
@@ -253,7 +221,7 @@ def run_stage(
             manifest.write()
             shutil.rmtree(out / SHARDS, ignore_errors=True)
         say(f"{stage}: done in {seconds:.1f} s")
-    if _scope.until == stage:
+    if scope().until == stage:
         raise EnoughError
     return manifest
 
@@ -335,7 +303,7 @@ def _check_place(stage: str, out: Path) -> None:
         raise ConfigError(f"{stage}: {out} is, or lies below, a file; choose a folder") from None
     if not entries:
         return
-    owner = _begun(out).get("stage")
+    owner = begun(out).get("stage")
     if owner is None:
         with contextlib.suppress(CorruptError):
             owner = manifest.stage if (manifest := find_manifest(out)) else None
@@ -345,7 +313,7 @@ def _check_place(stage: str, out: Path) -> None:
         raise ConfigError(f"{stage}: {out} is the folder of the stage '{owner}'; choose another folder, or delete it")
 
 
-def _begun(out: Path) -> dict[str, str]:
+def begun(out: Path) -> dict[str, str]:
     """What the mark in a stage's folder says; empty when there is none or it cannot be read."""
     try:
         value = json.loads((out / BEGUN).read_text(encoding="utf-8"))
@@ -355,18 +323,18 @@ def _begun(out: Path) -> dict[str, str]:
 
 
 def _prepare(stage: str, out: Path, key: str, resumable: bool) -> None:
-    begun = out / BEGUN
-    same = not (out / FILE_NAME).exists() and _begun(out).get("key") == key
+    mark = out / BEGUN
+    same = not (out / FILE_NAME).exists() and begun(out).get("key") == key
     (out / FILE_NAME).unlink(missing_ok=True)
     keep = {LOCK, BEGUN} | ({entry.name for entry in out.iterdir()} if same and resumable else set())
-    if not begun.exists():  # before anything is deleted: a kill in between must leave the folder recognisable
-        write_json(begun, {"stage": stage, "key": key})
+    if not mark.exists():  # before anything is deleted: a kill in between must leave the folder recognisable
+        write_json(mark, {"stage": stage, "key": key})
     for entry in out.iterdir():
         if entry.name in keep:
             continue
         _delete(entry)
     if not same:
-        write_json(begun, {"stage": stage, "key": key})
+        write_json(mark, {"stage": stage, "key": key})
     elif resumable:
         for unfinished in list(out.rglob(f".*{TEMPORARY_SUFFIX}*")):  # of processes that were killed: `out` is locked, so none is alive
             _delete(unfinished)
@@ -376,10 +344,10 @@ def _prepare(stage: str, out: Path, key: str, resumable: bool) -> None:
 def _prepare_share(stage: str, out: Path, key: str, resumable: bool) -> None:
     """Prepare the folder unless another element of the array has, or is doing it now."""
     deadline = time.monotonic() + _patience(shared=True)
-    while (out / FILE_NAME).exists() or _begun(out).get("key") != key:
+    while (out / FILE_NAME).exists() or begun(out).get("key") != key:
         try:
             with _lock(stage, out), disk_errors(out):
-                if (out / FILE_NAME).exists() or _begun(out).get("key") != key:
+                if (out / FILE_NAME).exists() or begun(out).get("key") != key:
                     _prepare(stage, out, key, resumable)
         except ResourceError:
             if time.monotonic() > deadline:
@@ -392,116 +360,3 @@ def _delete(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-@dataclass
-class ShardResult:
-    """What a shard's function returns: its files (rows each), counts and metrics."""
-
-    outputs: dict[str, int | None] = field(default_factory=dict)
-    counts: Counts = field(default_factory=Counts)
-    metrics: dict[str, Any] = field(default_factory=dict)
-
-
-def map_shards(label: str, function: Callable[[Any, Path], ShardResult], shards: dict[str, Any], record: Record, *, workers: int = 0) -> dict[str, ShardResult]:
-    """Map `function(shard, out)` over named shards in a process pool; return the results in the order of `shards`.
-
-    `function` is importable by name and pure: it reads its shard and publishes files below `out` with paths of its
-    own. A shard that finished in an interrupted run (its small manifest under `.shards/` has the stage's key, and its
-    files their sizes) is not run again; the stage must be `resumable`. Outputs and counts go into `record`.
-    `workers` 0 means one a usable core. An error in one shard is raised after the running shards have ended. Within a
-    `Scope` with a share only that share is done, and then `EnoughError` raised.
-    """
-    folder = record.folder / SHARDS
-    plan = {"label": label, "shards": list(shards)}
-    with disk_errors(folder):
-        folder.mkdir(exist_ok=True)
-        if _plan(folder) != plan:
-            write_json(folder / PLAN, plan)
-    results: dict[str, ShardResult] = {}
-    for name in shards:
-        if (found := _finished_shard(folder / f"{name}.json", record)) is not None:
-            results[name] = found
-    missing = {name: shard for name, shard in shards.items() if name not in results}
-    if _scope.share is not None:
-        _do_share(label, function, shards, missing, record, workers)
-        raise EnoughError
-    if results:
-        say(f"{label}: {len(results)} of {len(shards)} shards were already complete")
-    results |= _do_shards(label, function, missing, record, workers)
-    ordered = {name: results[name] for name in shards}
-    for result in ordered.values():
-        for path, rows in result.outputs.items():
-            record.outputs[path] = rows
-        record.counts.add(result.counts)
-    return ordered
-
-
-def _do_shards(label: str, function: Callable[[Any, Path], ShardResult], shards: dict[str, Any], record: Record, workers: int) -> dict[str, ShardResult]:
-    results: dict[str, ShardResult] = {}
-    width = 1 if len(shards) < 2 else workers or usable_cores()
-    with progress(label, len(shards), "shards") as advance:
-        for name, result in _run_shards(function, shards, record, width):
-            _finish_shard(record.folder / SHARDS / f"{name}.json", record, result)
-            results[name] = result
-            advance(1, name)
-    return results
-
-
-def _do_share(label: str, function: Callable[[Any, Path], ShardResult], shards: dict[str, Any], missing: dict[str, Any], record: Record, workers: int) -> None:
-    assert _scope.share is not None
-    element, elements = _scope.share
-    own = [name for name in list(shards)[element::elements] if name in missing]
-    say(f"{label}: element {element} of {elements}: {len(own)} shards to do, of {len(shards)} in all")
-    _do_shards(label, function, {name: shards[name] for name in own}, record, workers)
-
-
-def missing_elements(out: Path, key: str, elements: int) -> list[int]:
-    """Elements of an array whose shards of the stage in `out` are not all done; all of them while the shards are not known."""
-    folder = out / SHARDS
-    plan = _plan(folder) if key and _begun(out).get("key") == key else None
-    if plan is None:
-        return list(range(elements))
-    names, record = plan["shards"], Record(out, key)
-    return [element for element in range(elements) if any(_finished_shard(folder / f"{name}.json", record) is None for name in names[element::elements])]
-
-
-def _plan(folder: Path) -> dict[str, Any] | None:
-    try:
-        value = json.loads((folder / PLAN).read_text(encoding="utf-8"))
-        return {"label": str(value["label"]), "shards": [str(name) for name in value["shards"]]}
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _run_shards(function: Callable[[Any, Path], ShardResult], shards: dict[str, Any], record: Record, workers: int) -> Iterator[tuple[str, ShardResult]]:
-    if workers == 1:
-        for name, shard in shards.items():
-            yield name, function(shard, record.folder)
-        return
-    pool = record.pool(workers)
-    futures = {pool.submit(function, shard, record.folder): name for name, shard in shards.items()}
-    try:
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-    except BrokenProcessPool as error:
-        raise ResourceError("a worker process was killed, most often for lack of memory: use fewer workers (cluster.workers=1)") from error
-    except BaseException:
-        record.close()
-        raise
-
-
-def _finish_shard(path: Path, record: Record, result: ShardResult) -> None:
-    sizes = {name: (record.folder / name).stat().st_size for name in result.outputs}
-    counts = dataclasses.asdict(result.counts)
-    write_json(path, {"key": record.key, "outputs": result.outputs, "bytes": sizes, "counts": counts, "metrics": result.metrics})
-
-
-def _finished_shard(path: Path, record: Record) -> ShardResult | None:
-    try:
-        value = json.loads(path.read_text())
-        if value["key"] != record.key or any((record.folder / name).stat().st_size != size for name, size in value["bytes"].items()):
-            return None
-        return ShardResult(value["outputs"], Counts(**value["counts"]), value["metrics"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

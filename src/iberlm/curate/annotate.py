@@ -19,7 +19,8 @@ from iberlm.core.errors import ConfigError
 from iberlm.core.files import sha256_file
 from iberlm.core.languages import LANGUAGES
 from iberlm.core.manifest import Manifest, summed
-from iberlm.core.stage import Record, ShardResult, map_shards, run_stage
+from iberlm.core.shards import ShardResult, map_shards
+from iberlm.core.stage import Record, run_stage
 from iberlm.curate import langid, pii
 from iberlm.curate.config import AnnotateConfig
 from iberlm.curate.langid import identify_documents, load_model

@@ -23,7 +23,8 @@ from iberlm.core.errors import DataError
 from iberlm.core.files import publish, sha256_file
 from iberlm.core.manifest import Counts, Manifest
 from iberlm.core.progress import say
-from iberlm.core.stage import Record, ShardResult, map_shards, run_stage
+from iberlm.core.shards import ShardResult, map_shards
+from iberlm.core.stage import Record, run_stage
 from iberlm.curate.config import DecontaminateConfig
 from iberlm.curate.contamination.index import EXACT, NGRAMS, EvaluationIndex, Texts, build
 from iberlm.curate.contamination.items import Evaluation, evaluation_files, read_texts

@@ -17,7 +17,8 @@ from iberlm.core.documents import read_batches
 from iberlm.core.errors import ConfigError
 from iberlm.core.files import publish, sha256_file
 from iberlm.core.manifest import Counts, Manifest
-from iberlm.core.stage import Record, ShardResult, map_shards, place, run_stage
+from iberlm.core.shards import ShardResult, map_shards
+from iberlm.core.stage import Record, place, run_stage
 from iberlm.curate.contamination.word_sequences import Sequences, normal, search, word_counts
 from iberlm.curate.removals import check_about, lines_of, parsed
 

@@ -27,7 +27,8 @@ from iberlm.core.config import given
 from iberlm.core.documents import read_batches
 from iberlm.core.files import publish, sha256_file
 from iberlm.core.manifest import Counts, Manifest, summed
-from iberlm.core.stage import Record, ShardResult, map_shards, run_stage
+from iberlm.core.shards import ShardResult, map_shards
+from iberlm.core.stage import Record, run_stage
 from iberlm.curate.config import EVERYONE, RobotsConfig
 from iberlm.curate.optout.formats import KINDS, snapshot_files
 from iberlm.curate.optout.snapshot import Lookup, State, answers, build

@@ -15,7 +15,8 @@ from iberlm.core.errors import DataError
 from iberlm.core.files import sha256_file, sha256_json, write_json, write_text
 from iberlm.core.languages import file_safe
 from iberlm.core.manifest import Counts, Manifest, summed
-from iberlm.core.stage import Record, ShardResult, map_shards, run_stage
+from iberlm.core.shards import ShardResult, map_shards
+from iberlm.core.stage import Record, run_stage
 from iberlm.curate import pii
 from iberlm.curate.aligned import read_rows
 from iberlm.curate.config import SelectConfig

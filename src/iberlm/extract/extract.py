@@ -21,7 +21,8 @@ from iberlm.core.files import publish
 from iberlm.core.languages import UNDETERMINED
 from iberlm.core.manifest import Counts, Manifest
 from iberlm.core.progress import say
-from iberlm.core.stage import Record, ShardResult, map_shards, run_stage, shown
+from iberlm.core.shards import ShardResult, map_shards
+from iberlm.core.stage import Record, run_stage, shown
 from iberlm.extract.config import ExtractConfig
 from iberlm.extract.gettext import read_gettext
 from iberlm.extract.man import read_man

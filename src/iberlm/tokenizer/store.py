@@ -28,7 +28,8 @@ from iberlm.core.languages import file_safe
 from iberlm.core.manifest import Counts, Manifest
 from iberlm.core.process import usable_cores
 from iberlm.core.progress import say
-from iberlm.core.stage import SHARDS, Record, ShardResult, map_shards, run_stage
+from iberlm.core.shards import ShardResult, map_shards
+from iberlm.core.stage import SHARDS, Record, run_stage
 from iberlm.core.token_store import Block, dtype_for, open_shard, tokenizer_hash, write_blocks
 from iberlm.tokenizer.config import TokenizeConfig
 from iberlm.tokenizer.corpus import SPLITS, TRAIN, VALIDATION, split_files

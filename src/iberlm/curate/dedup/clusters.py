@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from iberlm.core.documents import write_documents
-from iberlm.core.stage import ShardResult
+from iberlm.core.shards import ShardResult
 from iberlm.curate.dedup.compiled import Int64s, UInt64s
 from iberlm.curate.dedup.partition import PARAGRAPHS, Annotations, batches, paragraph_columns, read_roots
 

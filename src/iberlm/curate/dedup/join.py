@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from iberlm.core.stage import ShardResult
+from iberlm.core.shards import ShardResult
 from iberlm.curate.dedup.compiled import Int64s, first_seen, rehash
 from iberlm.curate.dedup.intermediates import Slice, array_writer, edges_writer, slices
 

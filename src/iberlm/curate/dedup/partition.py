@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from iberlm.core.documents import read_batches
 from iberlm.core.errors import CorruptError
-from iberlm.core.stage import ShardResult
+from iberlm.core.shards import ShardResult
 from iberlm.curate.dedup.compiled import UInt32s, UInt64s, distinct_paragraphs, mix, scatter
 from iberlm.curate.dedup.intermediates import PairsWriter, pairs_writer
 

@@ -25,7 +25,8 @@ from iberlm.core.files import TEMPORARY_SUFFIX
 from iberlm.core.manifest import Manifest
 from iberlm.core.process import usable_cores
 from iberlm.core.progress import say
-from iberlm.core.stage import Record, ShardResult, map_shards, run_stage
+from iberlm.core.shards import ShardResult, map_shards
+from iberlm.core.stage import Record, run_stage
 from iberlm.curate.dedup.clusters import CLUSTERS, ClustersTask, write_clusters
 from iberlm.curate.dedup.config import DedupConfig
 from iberlm.curate.dedup.intermediates import DamagedError, check_arrays, read_mark, write_mark

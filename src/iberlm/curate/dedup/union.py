@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from iberlm.core.stage import ShardResult
+from iberlm.core.shards import ShardResult
 from iberlm.curate.dedup.compiled import Int32s, Int64s, settle, unite
 from iberlm.curate.dedup.intermediates import array_writer, read_edges, write
 

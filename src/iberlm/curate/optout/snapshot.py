@@ -26,7 +26,8 @@ import xxhash
 
 from iberlm.core.errors import CorruptError, DataError
 from iberlm.core.files import publish
-from iberlm.core.stage import Record, ShardResult, map_shards
+from iberlm.core.shards import ShardResult, map_shards
+from iberlm.core.stage import Record
 from iberlm.curate.optout.formats import KINDS, Fetched, read_fetched, snapshot_files
 
 MAX_REDIRECTS = 5

@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from iberlm.core.documents import write_documents
-from iberlm.core.stage import Record, ShardResult, map_shards
+from iberlm.core.shards import ShardResult, map_shards
+from iberlm.core.stage import Record
 from iberlm.curate.selection.decide import DECISIONS, Shard
 from iberlm.curate.selection.representatives import Members, best_members, licence_words, member_dtype, representatives
 

@@ -17,7 +17,7 @@ from iberlm.core.documents import write_documents
 from iberlm.core.errors import CorruptError
 from iberlm.core.languages import LANGUAGES, UNDETERMINED
 from iberlm.core.manifest import Manifest
-from iberlm.core.stage import ShardResult
+from iberlm.core.shards import ShardResult
 from iberlm.curate.aligned import read_columns
 from iberlm.curate.config import SelectConfig
 from iberlm.curate.measure.kernel import STATISTICS

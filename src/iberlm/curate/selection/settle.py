@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from iberlm.core.documents import write_documents
-from iberlm.core.stage import ShardResult
+from iberlm.core.shards import ShardResult
 from iberlm.curate.config import SelectConfig
 from iberlm.curate.selection import decide
 from iberlm.curate.selection.choose import choices_of

@@ -17,7 +17,7 @@ from iberlm.core.documents import SCHEMA, read_batches
 from iberlm.core.errors import ConfigError
 from iberlm.core.files import publish
 from iberlm.core.languages import file_safe
-from iberlm.core.stage import ShardResult
+from iberlm.core.shards import ShardResult
 from iberlm.curate import pii
 from iberlm.curate.config import SelectConfig
 from iberlm.curate.dedup import rehydration_weight

@@ -23,7 +23,8 @@ from typing import Any
 from iberlm.core.cluster import RetryConfig
 from iberlm.core.errors import ConfigError, CorruptError
 from iberlm.core.manifest import FILE_NAME as MANIFEST
-from iberlm.core.stage import PLAN, SHARDS
+from iberlm.core.shards import PLAN
+from iberlm.core.stage import SHARDS
 from iberlm.launch import records
 
 STATE = "state.json"

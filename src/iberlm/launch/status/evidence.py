@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from iberlm.core.stage import LOCK, PLAN, SHARDS
+from iberlm.core.shards import PLAN
+from iberlm.core.stage import LOCK, SHARDS
 
 METRICS, STATE, FROZEN, HEARTBEATS = "metrics.jsonl", "state.json", "frozen.json", "heartbeats"
 HANG_SECONDS, PATIENCE = 1800.0, 10.0
