@@ -87,13 +87,13 @@ def test_only_the_queue_that_is_asked_for_counts() -> None:
 def test_facts_of_a_container_count_where_there_is_one() -> None:
     cluster = load_profile(profiles()["leonardo_booster"])
     assert not [name for name in unverified(cluster) if name.startswith("container")]
-    container = replace(cluster.container, image="/work/iberlm.sif")
+    container = replace(cluster.container, image="/gpfs/iberlm.sif")
     assert [name for name in unverified(replace(cluster, container=container)) if "container" in name] == [
         "container.runtime",
         "container.options",
         "container.binds",
     ]
-    assert "container.binds" not in unverified(replace(cluster, container=replace(container, binds=["/work"])))
+    assert "container.binds" not in unverified(replace(cluster, container=replace(container, binds=["/gpfs"])))
 
 
 def test_a_profile_of_ones_own_answers_for_all_its_unverified_facts() -> None:

@@ -71,8 +71,8 @@ def cases() -> dict[str, Script]:
     until = ["--until", "extract"]
     found["array"] = replace(found["marenostrum5_gpp"], name=array.name, folder=array, arguments=until, array="0-2,5%2", share=8, after=[71, 72])
     found["sweep"] = replace(found["generic"], name="pretrain-sweep", array="0-3%2", sweep=True, folder=RUN_DIR / "slurm" / "pretrain-sweep")
-    image = ContainerConfig(image="/work/me/iberlm.sif", runtime="singularity", options=["--nv"], binds=["/leonardo_work", "/leonardo_scratch"])
-    found["container"] = training("leonardo_booster", container=image, bundle="/work/me/bundle", pass_environment=["WANDB_API_KEY"])
+    image = ContainerConfig(image="/gpfs/me/iberlm.sif", runtime="singularity", options=["--nv"], binds=["/leonardo_work", "/leonardo_scratch"])
+    found["container"] = training("leonardo_booster", container=image, bundle="/gpfs/me/bundle", pass_environment=["WANDB_API_KEY"])
     return found
 
 

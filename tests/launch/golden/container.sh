@@ -27,10 +27,10 @@ job=$SLURM_JOB_ID
 # Environment
 export IBERLM_JOB=$folder PYTHONUNBUFFERED=1
 export NCCL_IB_TIMEOUT=120
-export HF_HOME=/work/me/bundle/hub
-export HF_HUB_CACHE=/work/me/bundle/hub/hub
-export HF_DATASETS_CACHE=/work/me/bundle/hub/datasets
-export HF_MODULES_CACHE=/work/me/bundle/hub/modules
+export HF_HOME=/gpfs/me/bundle/hub
+export HF_HUB_CACHE=/gpfs/me/bundle/hub/hub
+export HF_DATASETS_CACHE=/gpfs/me/bundle/hub/datasets
+export HF_MODULES_CACHE=/gpfs/me/bundle/hub/modules
 export HF_HUB_OFFLINE=1
 export HF_DATASETS_OFFLINE=1
 export HF_EVALUATE_OFFLINE=1
@@ -53,9 +53,9 @@ python=(
   --bind /leonardo_work
   --bind /leonardo_scratch
   --bind '/scratch/my project/runs/iberian-2b'
-  --bind /work/me/bundle
+  --bind /gpfs/me/bundle
   --bind "$node_local"
-  /work/me/iberlm.sif python3
+  /gpfs/me/iberlm.sif python3
 )
 
 # One task as a step of its own: the signal before the limit goes to steps, and nobody else would hear it.
