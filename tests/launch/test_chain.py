@@ -101,6 +101,13 @@ def test_nodes_in_quarantine_are_left_out_of_what_is_submitted_later(slurm: Slur
     assert said.count("#SBATCH --exclude=node1,node2\n") == 9
 
 
+def test_data_cards_that_the_shell_names_are_found_by_jobs_too(slurm: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IBERLM_CARDS", "own cards:/more")
+    status, said = chain(tmp_path, "runs/x", "dry_run=true", "stages=[fetch]")
+    assert status == 0, said
+    assert f'export IBERLM_CARDS="{tmp_path}/own cards:/more"' in said.replace("'", '"')
+
+
 def test_a_verb_that_is_queued_is_not_submitted_twice_and_with_other_settings_refused(slurm: SlurmCluster, tmp_path: Path) -> None:
     later = ["fetch", "cluster=lab", "run_dir=runs/x", "cluster.extra=['--begin=now+3600']"]
     assert login(tmp_path, *later).returncode == 0

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from iberlm.cli.prefetch_tool import needs_of, prefetch, prefetch_command
 from iberlm.core.cluster import ClusterConfig
 from iberlm.core.errors import ConfigError, CorruptError, DataError, IberlmError, ResourceError
 from iberlm.core.needs import DATASET, DOWNLOAD, MODEL, PACKAGE, PATH, REFUSED, TOKENIZER, Need, local_folder, path_need
-from iberlm.launch.offline.bundle import bundle_environment, check_bundle, missing, read_bundle, require
+from iberlm.launch.offline.bundle import bundle_environment, check_bundle, importable, missing, read_bundle, require
 from iberlm.launch.offline.prefetch import compile_loops, gather
 from iberlm.sources.config import CorpusConfig, FetchConfig, SourceConfig
 from iberlm.sources.needs import needs as fetch_needs
@@ -396,3 +397,16 @@ def test_compiled_loops_lie_in_the_bundle_and_a_job_finds_them(tmp_path: Path) -
     assert check_bundle(tmp_path / "bundle", [], checksums=True) == []  # a cache that jobs add to
     with pytest.raises(ResourceError, match=r"could not be compiled: .*no such thing"):
         compile_loops(tmp_path / "bundle", [sys.executable, "-c", "import sys; sys.exit('no such thing')"])
+
+
+def test_a_module_is_looked_for_where_the_job_will_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "town_hook.py").write_text("")
+    plain = ClusterConfig(name="x", scheduler="slurm")
+    assert importable("json.tool", plain)
+    assert not importable("town_hook", plain)
+    assert importable("town_hook", replace(plain, environment={"PYTHONPATH": f"/nowhere:{tmp_path}"}))
+    # a job takes nothing from the shell that submits it
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert not importable("town_hook", plain)
+    assert importable("town_hook", replace(plain, modules=["python"]))

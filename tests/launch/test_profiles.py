@@ -107,8 +107,9 @@ def test_a_profile_of_ones_own_answers_for_all_its_unverified_facts() -> None:
 
 
 def test_this_machine_needs_no_confirmation() -> None:
-    require_verified(ClusterConfig())
-    require_verified(load_profile(profiles()["generic"]))
+    for cluster in (ClusterConfig(), load_profile(profiles()["generic"])):
+        assert unverified(cluster) == {}
+        require_verified(cluster)
 
 
 @pytest.mark.parametrize(

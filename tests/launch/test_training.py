@@ -71,7 +71,6 @@ def profile(folder: Path, **settings: int) -> str:
 def test_fsdp2_on_two_nodes_survives_a_dead_node_and_a_time_limit_with_the_same_losses(
     slurm: SlurmCluster, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", f"{folder / 'modules'}")
     limits = {"walltime_minutes": 20, "signal_seconds": 600}
     submitted = login(folder, "pretrain", "cluster=lab", "run_dir=runs/fsdp2", "strategy=fsdp2", *SETTINGS, profile=profile(folder, **limits))
     assert submitted.returncode == 0, submitted.stderr

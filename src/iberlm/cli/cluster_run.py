@@ -95,15 +95,12 @@ def submit_pipelines(configs: Sequence[Any]) -> int:
     Stages that are complete are left out; those that are queued or run already with the same settings are waited for.
     A stage with cluster=local runs here, and can only come before all that is submitted. What they may use is confirmed together.
     """
-    from iberlm.cli.pipeline import run_frozen_stage
-
     with _alone(configs):
         chains: list[tuple[Any, list[Work], dict[str, int]]] = []
         for config in configs:
             run_dir = Path(config.run_dir).absolute()
             live = {} if config.dry_run else live_jobs(run_dir)
-            run_here = functools.partial(_run_here, config, run_frozen_stage)
-            works, known = pipeline_works(config, live, None if config.dry_run else run_here)
+            works, known = pipeline_works(config, live, None if config.dry_run else functools.partial(_run_here, config))
             if works:
                 chains.append((config, works, known))
             else:
@@ -117,8 +114,10 @@ def submit_pipelines(configs: Sequence[Any]) -> int:
     return 0
 
 
-def _run_here(config: Any, run: Callable[[str, StageConfig, Path], None], stage: str) -> None:
-    run(stage, getattr(config, stage), Path(config.run_dir).absolute())
+def _run_here(config: Any, stage: str) -> None:
+    from iberlm.cli.pipeline import run_frozen_stage
+
+    run_frozen_stage(stage, getattr(config, stage), Path(config.run_dir).absolute())
 
 
 @contextlib.contextmanager
@@ -316,8 +315,7 @@ def _submit(works: list[Work], settings: StageConfig, run_dir: Path, known: dict
     from iberlm.cli.hydra_app import freeze
 
     _require_all(works, settings)
-    write: Callable[[StageConfig, Path], None] = freeze
-    records = submit(works, Submission(run_dir=run_dir, freeze=write, known=known, confirm=settings.confirm, dry_run=settings.dry_run))
+    records = submit(works, Submission(run_dir=run_dir, freeze=freeze, known=known, confirm=settings.confirm, dry_run=settings.dry_run))
     if records:
         print("\n".join(table(records)))
         say(f"submitted; follow it with: iberlm status {_folder(run_dir)}")

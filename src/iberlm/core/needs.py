@@ -23,7 +23,6 @@ DOWNLOAD = "download"
 """What `iberlm fetch` itself downloads: it must have run where there is internet."""
 REFUSED = "refused"
 """What no bundle can hold; `name` says what, `remark` why and what to do instead."""
-KINDS = (MODEL, TOKENIZER, DATASET, PATH, PACKAGE, DOWNLOAD, REFUSED)
 
 BUNDLED_CACHE = Path("hub") / "hub"
 """The hub's cache within a bundle."""

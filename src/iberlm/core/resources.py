@@ -6,6 +6,8 @@ from pathlib import Path
 
 from iberlm.core.errors import ResourceError
 
+CARDS = "IBERLM_CARDS"
+"""Variable with folders of the user's data cards, ':' apart."""
 KINDS = ("recipes", "data_cards", "eval", "slurm")
 
 
@@ -28,5 +30,5 @@ def resource_dir(kind: str) -> Path:
 
 def user_card_dirs() -> list[Path]:
     """Folders of the user's own data cards: `data_cards/` below the current folder and those in IBERLM_CARDS (':' apart)."""
-    listed = [Path(entry) for entry in os.environ.get("IBERLM_CARDS", "").split(os.pathsep) if entry]
+    listed = [Path(entry) for entry in os.environ.get(CARDS, "").split(os.pathsep) if entry]
     return [folder.resolve() for folder in (Path("data_cards"), *listed) if folder.is_dir()]

@@ -19,10 +19,25 @@ from iberlm.core.files import disk_errors
 from iberlm.core.ranks import RANKS, REPORTS
 from iberlm.core.stopping import STOPPED
 
-__all__ = ["RANKS", "REPORTS", "STOPPED", "JobRecord", "append_job", "append_line", "current_jobs", "format_array", "parse_array", "read_jobs", "read_lines"]
+__all__ = [
+    "RANKS",
+    "REPORTS",
+    "SAVES",
+    "STOPPED",
+    "JobRecord",
+    "append_job",
+    "append_line",
+    "current_jobs",
+    "format_array",
+    "parse_array",
+    "read_jobs",
+    "read_lines",
+]
 
 FOLDER, JOBS, LOGS, QUARANTINE = "slurm", "jobs.jsonl", "logs", "quarantine.json"
 SCRIPT, CONFIG, JOB, CODE, DIFF = "job.sh", "config.yaml", "job.json", "code.json", "code.diff"
+SAVES = ("pretrain", "finetune")
+"""Verbs that save when they are told to stop, and go on from there; of the others whole shards and stages are kept."""
 STARTS, ENVIRONMENTS, NODES = "starts.jsonl", "environment", "nodes"
 
 

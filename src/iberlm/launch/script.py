@@ -12,7 +12,7 @@ from iberlm.core.cluster import ClusterConfig
 from iberlm.core.errors import ConfigError
 from iberlm.core.resources import resource_dir
 from iberlm.launch.offline.bundle import bundle_environment, offline_environment
-from iberlm.launch.records import FOLDER, LOGS
+from iberlm.launch.records import FOLDER, LOGS, SAVES
 
 TEMPLATE = "job.sbatch.j2"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -25,10 +25,8 @@ _OURS = tuple(
     "nodes ntasks ntasks-per-node cpus-per-task wrap parsable test-only wait hold".split()
 )
 """Options of sbatch that decide what a job is, where its log lies and when it begins again: not for `cluster.extra`."""
-_SAVES = ("pretrain", "finetune")
-"""Verbs that save when they are told to stop; of the others finished shards are on disk anyway."""
 _SECONDS_TO_END = 120
-"""For those: enough to be put back into the queue, since Slurm looks at limits every 30 s or so."""
+"""For verbs that have nothing to save: enough to be put back into the queue, since Slurm looks at limits every 30 s or so."""
 _MAX_SIGNAL_SECONDS = 65535
 """Of sbatch's --signal."""
 
@@ -101,7 +99,7 @@ def render(script: Script) -> str:
 def signal_seconds(script: Script) -> int:
     """How long before its limit a job is told."""
     seconds = script.cluster.signal_seconds
-    return seconds if script.verb in _SAVES else min(seconds, _SECONDS_TO_END)
+    return seconds if script.verb in SAVES else min(seconds, _SECONDS_TO_END)
 
 
 def memory(script: Script) -> str:

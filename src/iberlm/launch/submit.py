@@ -13,6 +13,7 @@ from iberlm.core.config import StageConfig
 from iberlm.core.errors import ConfigError, IberlmError, ResourceError
 from iberlm.core.files import disk_errors, write_json, write_text
 from iberlm.core.progress import say
+from iberlm.core.resources import CARDS
 from iberlm.core.stage import code_version, shown
 from iberlm.core.stopping import STOPPED
 from iberlm.launch.checks import check_request
@@ -170,7 +171,7 @@ def script_of(work: Work, common: Submission, after: list[int]) -> Script:
         run_dir=common.run_dir,
         folder=common.run_dir / FOLDER / work.name,
         python=cluster.container.python if cluster.container.image else cluster.python or sys.executable,
-        cluster=replace(cluster, exclude=sorted({*cluster.exclude, *quarantined(common.run_dir)})),
+        cluster=replace(cluster, exclude=sorted({*cluster.exclude, *quarantined(common.run_dir)}), environment=_own_cards() | cluster.environment),
         version=code_version(),
         uses_gpus=work.uses_gpus and size.gpus_per_node > 0,
         ranks=size.ranks > 1,
@@ -186,6 +187,12 @@ def script_of(work: Work, common: Submission, after: list[int]) -> Script:
         exclusive=size.exclusive,
         minutes=cluster.minutes,
     )
+
+
+def _own_cards() -> dict[str, str]:
+    """Folders of data cards that the user's shell names: a job takes nothing from that shell, and finds them by this."""
+    folders = [str(Path(entry).absolute()) for entry in os.environ.get(CARDS, "").split(os.pathsep) if entry]
+    return {CARDS: os.pathsep.join(folders)} if folders else {}
 
 
 def _submit(work: Work, common: Submission, after: list[int], taken: tuple[dict[str, object], str]) -> JobRecord:

@@ -26,7 +26,6 @@ from packaging.version import InvalidVersion, Version
 from iberlm.core.process import usable_cores
 
 OK, NOTE, WARNING, PROBLEM = "ok", "note", "warning", "problem"
-LEVELS = (OK, NOTE, WARNING, PROBLEM)
 GIB = 2**30
 PROGRAM_SECONDS = 30.0
 OPEN_FILES = 4096

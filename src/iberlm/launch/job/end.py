@@ -30,8 +30,6 @@ TOLD_OF_LIMIT = 128 + signal.SIGUSR2
 ENDED = 128 + signal.SIGTERM
 TOLD = (Interrupted.exit_status, ENDED, TOLD_OF_LIMIT)
 """Exit statuses of work that did not fail."""
-_SAVES = ("pretrain", "finetune")
-"""Verbs whose work goes on where it was when it was stopped; of the others only whole shards and stages are kept."""
 MENDED_BY_PEOPLE = tuple(kind.exit_status for kind in (ConfigError, CardError, DataError, CorruptError))
 """Exit statuses of errors that come again until somebody mends what they say."""
 STATE = "IBERLM_JOB_STATE"
@@ -132,7 +130,7 @@ def _again(facts: Facts, found: Decision) -> Decision:
     vain = attempts.starts_in_vain(facts.history, facts.progress)
     if not retry.requeue:
         return Decision(kind=found.kind, message=f"{found.message}; cluster.retry.requeue is off, so it ends here", blamed=found.blamed)
-    if found.kind == "limit" and vain and facts.job.verb not in _SAVES:
+    if found.kind == "limit" and vain and facts.job.verb not in records.SAVES:
         return Decision(kind="given-up", message=f"{found.message}, and nothing of it is saved; submit it again with a longer cluster.walltime_minutes")
     if vain >= retry.max_starts_without_progress:
         message = (

@@ -9,6 +9,7 @@ All paths in it are relative: a bundle works wherever it is copied to.
 """
 
 import glob
+import importlib.machinery
 import importlib.util
 import json
 import os
@@ -162,14 +163,29 @@ def _local_problem(need: Need, cluster: ClusterConfig, run_dir: Path) -> list[st
     if need.kind == PATH:
         return path_problems(need, run_dir)
     # another Python, or an image, cannot be looked into from here: `iberlm doctor` asks it
-    if need.kind == PACKAGE and not cluster.python and not cluster.container.image and not importable(need.module):
+    if need.kind == PACKAGE and not cluster.python and not cluster.container.image and not importable(need.module, cluster):
         return [f"{need.used_by}: the package {need.name} is not installed; `pip install {need.name}`"]
     return []
 
 
-def importable(module: str) -> bool:
-    """Whether this Python finds a module, by its first part: nothing is imported."""
-    return importlib.util.find_spec(module.partition(".")[0]) is not None
+def importable(module: str, cluster: ClusterConfig) -> bool:
+    """Whether a job with this Python finds a module, by its first part: nothing is imported.
+
+    A job has the PYTHONPATH of `cluster.environment`, and not that of the shell that submits, unless modules or a file that
+    it sources set one.
+    """
+    name = module.partition(".")[0]
+    if importlib.machinery.PathFinder.find_spec(name, _folders(os.path.expandvars(cluster.environment.get("PYTHONPATH", "")))):
+        return True
+    found = importlib.util.find_spec(name)
+    if found is None or cluster.modules or cluster.setup_file:
+        return found is not None
+    places = [Path(place) for place in (found.origin, *(found.submodule_search_locations or ())) if place]
+    return not any(place.is_relative_to(folder) for place in places for folder in _folders(os.environ.get("PYTHONPATH", "")))
+
+
+def _folders(path: str) -> list[str]:
+    return [entry for entry in path.split(os.pathsep) if entry]
 
 
 def path_problems(need: Need, run_dir: Path) -> list[str]:
