@@ -35,8 +35,19 @@ def minimal_pairs(language: str, **_: Any) -> dict[str, Dataset]:
 
 
 def reading(language: str, **_: Any) -> dict[str, Dataset]:
-    """Questions on a passage: id, passage, question, choices (4 strings), answer (index of the right one)."""
+    """Questions on a passage: id, passage, question, choices (4 strings), answer (index of the right one).
+
+    Where several questions share a passage they also share a `passage_id`.
+    """
     return {SPLIT: Dataset.from_list(_read(language, "reading.jsonl"))}
+
+
+def commonsense(language: str, **_: Any) -> dict[str, Dataset]:
+    """Causes and effects: id, pair_id, premise, question ("causa" or "efecte"), choices (2 continuations), answer (index of the right one).
+
+    The two items of a `pair_id` have the same choices in the same order, and different answers.
+    """
+    return {SPLIT: Dataset.from_list(_read(language, "commonsense.jsonl"))}
 
 
 def validation_documents(language: str, validation: str | None = None, **_: Any) -> dict[str, Dataset]:

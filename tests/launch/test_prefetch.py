@@ -21,6 +21,7 @@ from iberlm.cli.prefetch_tool import needs_of, prefetch, prefetch_command
 from iberlm.core.cluster import ClusterConfig
 from iberlm.core.errors import ConfigError, CorruptError, DataError, IberlmError, ResourceError
 from iberlm.core.needs import DATASET, DOWNLOAD, MODEL, PACKAGE, PATH, REFUSED, TOKENIZER, Need, local_folder, path_need
+from iberlm.core.staged import read_record
 from iberlm.launch.offline.bundle import bundle_environment, check_bundle, importable, missing, read_bundle, require
 from iberlm.launch.offline.prefetch import compile_loops, gather
 from iberlm.sources.config import CorpusConfig, FetchConfig, SourceConfig
@@ -83,7 +84,7 @@ def model(name: str = "town/tiny", revision: str = A, kind: str = MODEL) -> Need
 
 
 def dataset(name: str = "town/set", **more: Any) -> Need:
-    return Need(kind=DATASET, name=name, used_by="suite.upstream", **more)
+    return Need(kind=DATASET, name=name, used_by="suite", **{"splits": ("train",), **more})
 
 
 def child(program: str, bundle: Path, *, cwd: Path) -> str:
@@ -106,25 +107,28 @@ print(made.metrics["reading"]["eu"]["n"])
 
 LOAD_TASK = """
 from pathlib import Path
-import lm_eval.tasks
-from lm_eval.tasks import TaskManager
-from iberlm.evaluate.harness import _load
-manager = TaskManager(include_path=str(Path(lm_eval.tasks.__file__).parent / "xnli_eu"), include_defaults=False)
-task = _load(manager, "xnli_eu")
+from iberlm.evaluate.catalogue import task_facts
+from iberlm.evaluate.staging import overrides, staged
+from iberlm.evaluate.tasks import load_task
+facts = task_facts("xnli_eu", language="eu", licences={{"xnli_eu": "CC-BY-NC-4.0"}})
+task = load_task(facts, overrides=overrides(staged(facts, [Path({bundle!r})])), metadata={{}})
 print(len(list(task.test_docs())), task.doc_to_choice(next(iter(task.test_docs())))[0])
 """
 
 
 def test_a_bundle_moved_elsewhere_serves_model_and_task_without_a_hub(hub: LocalHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings = ["suite.tasks=[reading]", "+suite.upstream={eu: [xnli_eu]}", f"model_folder='town/tiny@{A}'", f"run_dir={tmp_path}/run", "validation=''"]
+    suite = ["suite.tasks=[reading]", "+suite.upstream={eu: [xnli_eu]}", "+suite.licences={xnli_eu: CC-BY-NC-4.0}"]
+    settings = [*suite, f"model_folder='town/tiny@{A}'", f"run_dir={tmp_path}/run", "validation=''"]
     prefetch("evaluate", settings, out=tmp_path / "bundle", wheels=False, loops=False, check=False)
     assert not hub.downloads("pytorch_model.bin")
     assert not hub.downloads("modeling.py")
     assert not (tmp_path / "home").exists(), "nothing lies outside the bundle"
     items = {item.name: item for item in read_bundle(tmp_path / "bundle")}
     assert items["town/tiny"].commit == A
-    assert items["HiTZ/xnli-eu"].commit == C  # the task names none: what was the newest is pinned
-    assert items["HiTZ/xnli-eu"].rows == {"train": 2, "validation": 4, "test": 6}
+    found = read_record(tmp_path / "bundle" / "tasks" / "HiTZ--xnli-eu" / "eu" / C)
+    assert found is not None
+    assert found.pinned  # the task names no commit: what was the newest is pinned
+    assert {name: split.rows for name, split in found.splits.items()} == {"train": 2, "test": 6}  # asked, and of solved examples: no validation
 
     before = len(hub.requests)
     prefetch("evaluate", settings, out=tmp_path / "bundle", wheels=False, loops=False, check=False)
@@ -136,9 +140,9 @@ def test_a_bundle_moved_elsewhere_serves_model_and_task_without_a_hub(hub: Local
     shutil.rmtree(tmp_path / "bundle")
     hub.stop()
     moved = tmp_path / "far" / "a b'c"
-    assert check_bundle(moved, [model(), dataset("HiTZ/xnli-eu", config="eu")], checksums=True) == []
+    assert check_bundle(moved, [model(), dataset("HiTZ/xnli-eu", config="eu", splits=("test",))], checksums=True) == []
     assert child(EVALUATE.format(commit=A), moved, cwd=tmp_path) == "2"
-    assert child(LOAD_TASK, moved, cwd=tmp_path) == "6 Euria ari du., ezta? Bai, Bustita dago."
+    assert child(LOAD_TASK.format(bundle=str(moved)), moved, cwd=tmp_path) == "6 Euria ari du., ezta? Bai, Bustita dago."
     assert len(hub.requests) == before, "no job asks the hub"
 
 
@@ -165,7 +169,7 @@ def test_what_is_missing_or_damaged_is_found_and_mended(hub: LocalHub, tmp_path:
     bundle, needs = tmp_path / "bundle", [model(), dataset()]
     gather(bundle, needs)
     assert check_bundle(bundle, [*needs, model("town/large", B)]) == [f"initial_model: the model town/large@bbbbbbbbbbbb is not in the bundle {bundle}"]
-    assert check_bundle(bundle, [dataset(config="eu")]) == [f"suite.upstream: the dataset town/set (eu) is not in the bundle {bundle}"]
+    assert check_bundle(bundle, [dataset(config="eu")]) == [f"suite: the dataset town/set (eu) is not in the bundle {bundle}"]
     snapshot = bundle / f"hub/hub/models--town--tiny/snapshots/{A}"
     blob = (snapshot / "model.safetensors").resolve()
     content = bytearray(blob.read_bytes())
@@ -178,13 +182,13 @@ def test_what_is_missing_or_damaged_is_found_and_mended(hub: LocalHub, tmp_path:
     blob = (snapshot / "model.safetensors").resolve()
     blob.write_bytes(content[:-1])
     (snapshot / "config.json").unlink()
-    arrow = next(bundle.rglob("*.arrow"))
-    arrow.unlink()
+    rows = next(bundle.rglob("train.parquet"))
+    rows.unlink()
     found = check_bundle(bundle, needs)
     assert [text.partition(str(bundle))[2].rpartition("/")[2] for text in found] == [
         "config.json is missing",
         f"model.safetensors has {len(content) - 1:,} bytes, not {len(content):,}",
-        f"{arrow.name} is missing",
+        f"{rows.name} is missing",
     ]
     gather(bundle, needs)
     assert check_bundle(bundle, needs, checksums=True) == []

@@ -77,6 +77,9 @@ def prefetch(
     wheels: Annotated[bool, typer.Option("--wheels", help="Also the packages of this environment, for a machine without internet.")] = False,
     loops: Annotated[bool, typer.Option("--loops", help="Also compile the loops of curation, for nodes with this machine's processor.")] = False,
     config_dir: Annotated[Path | None, typer.Option(help="Folder with recipes of your own, as for the verbs.")] = None,
+    from_folder: Annotated[
+        Path | None, typer.Option(help="Take the tasks' data from a folder of files, OWNER/NAME/..., instead of the hub; nothing is downloaded.")
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="Download nothing: compare every file with its checksum and say what is missing.")] = False,
 ) -> None:
     """Gather what a job needs from elsewhere into one folder, so that it runs with every hub switched off."""
@@ -94,6 +97,9 @@ def prefetch(
     if check:
         _check(bundle, needs, config, prefetch_command(verb, given, str(bundle), str(config_dir or "")))
         return
+    if from_folder is not None:
+        _take(bundle, needs, from_folder)
+        return
     _gather(bundle, needs, config, wheels=wheels, loops=loops)
     for remark in _remarks(needs, config, verb, given):
         say(f"prefetch: {remark}")
@@ -110,6 +116,18 @@ def _check(bundle: Path, needs: list[Need], config: StageConfig, command: str) -
     if problems:
         raise ResourceError("the job would not find everything:\n  " + "\n  ".join(problems) + f"\nto gather what comes from a hub: {command}")
     say(f"prefetch: {bundle} has everything that the job needs, whole")
+
+
+def _take(bundle: Path, needs: list[Need], folder: Path) -> None:
+    """Stage data sets from a folder."""
+    from iberlm.launch.offline.prefetch import gather_from_folder
+
+    if not folder.is_dir():
+        raise ConfigError(f"prefetch: --from-folder: there is no folder {folder}")
+    if not any(need.kind == DATASET for need in needs):
+        raise ConfigError("prefetch: --from-folder: these settings need no data set that could be taken from a folder")
+    gather_from_folder(bundle, needs, folder)
+    say(f"prefetch: {bundle} has the data of the tasks; evaluations find it with data={shlex.quote(str(bundle.absolute()))}")
 
 
 def _gather(bundle: Path, needs: list[Need], config: StageConfig, *, wheels: bool, loops: bool) -> None:

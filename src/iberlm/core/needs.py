@@ -16,7 +16,7 @@ from iberlm.core.cluster import ClusterConfig
 from iberlm.core.errors import ConfigError
 
 MODEL, TOKENIZER, DATASET = "model", "tokenizer", "dataset"
-"""Come from a hub."""
+"""Come from a hub: models and tokenizers into its cache, splits of data sets as staged Parquet (`iberlm.core.staged`)."""
 PATH, PACKAGE = "path", "package"
 """A file or folder that the nodes must see; a Python package."""
 DOWNLOAD = "download"
@@ -42,7 +42,12 @@ class Need:
     config: str = ""
     """Configuration of a data set; empty: its only or default one."""
     arguments: dict[str, Any] = field(default_factory=dict)
-    """Further arguments of `datasets.load_dataset` that the job will give, as JSON values."""
+    """Further arguments of `datasets.load_dataset`, as JSON values; `builder` where files of the data set are named."""
+    splits: tuple[str, ...] = ()
+    """Of a data set: those that are read."""
+    licence: str = ""
+    """Of a data set, as we know it: SPDX."""
+    licence_evidence: str = ""
     module: str = ""
     """Of a package: what is imported."""
     used_by: str = ""

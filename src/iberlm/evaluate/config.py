@@ -4,10 +4,11 @@ import difflib
 import re
 from dataclasses import dataclass, field
 
-from iberlm.core.config import StageConfig, at_least, given, one_of
+from iberlm.core.config import StageConfig, at_least, between, given, one_of
 from iberlm.core.errors import ConfigError
 from iberlm.core.languages import LANGUAGES, check_language
 from iberlm.core.stage import place
+from iberlm.evaluate.backends.config import BackendConfig
 from iberlm.evaluate.suite import BITS_PER_BYTE, families
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -23,8 +24,10 @@ class SuiteConfig:
     languages: list[str] = field(default_factory=lambda: list(LANGUAGES))
     """BCP 47 tags."""
     upstream: dict[str, list[str]] = field(default_factory=dict)
-    """Names of lm-eval's own tasks by language, e.g. {eu: [belebele_eus_Latn]}; their data sets must be in the local cache.
-    With any, start-up takes some 15 s longer, in which lm-eval reads all its task files."""
+    """Names of further tasks by language, e.g. {eu: [belebele_eus_Latn]}: of the catalogue, or any of lm-eval's. A name that the
+    catalogue does not have needs a licence below, and start-up takes some 15 s longer, in which lm-eval reads all its task files."""
+    licences: dict[str, str] = field(default_factory=dict)
+    """SPDX licences of the data of tasks that the catalogue has without one, or not at all: {some_task: CC-BY-4.0}."""
 
     def __post_init__(self) -> None:
         if not self.tasks and not self.upstream:
@@ -56,11 +59,17 @@ class EvaluateConfig(StageConfig):
     """Folder with `validation.LANGSAFE.parquet` (or `documents/validation.LANGSAFE.parquet`); for `bits_per_byte`."""
     suite: SuiteConfig = field(default_factory=SuiteConfig)
     num_fewshot: int = 0
-    """Solved examples before each question; tasks that allow none keep none."""
+    """Solved examples before each question; tasks that allow none keep none. -1: as many as each task's authors report."""
     limit: int = 0
     """Items a task, for trying things out; 0 means all."""
-    batch_size: int = 16
-    """Sequences a forward pass. It is part of the result: padding changes the last digits of a likelihood."""
+    backend: BackendConfig = field(default_factory=BackendConfig)
+    """What computes the answers."""
+    batch_size: int = place(0)
+    """Sequences a forward pass; 0: as many as `batch_tokens` hold."""
+    batch_tokens: int = place(8192)
+    """Tokens a forward pass, padding included: long questions come in small batches, short ones in large ones."""
+    processes: int = place(1)
+    """Copies of the model, one a GPU (on CPU one a process), that share the items of every task; 0: as many as GPUs are visible."""
     device: str = place("auto")
     """auto, cpu, cuda, cuda:N, or `spread`: one model over all the GPUs that are visible."""
     dtype: str = "auto"
@@ -69,12 +78,28 @@ class EvaluateConfig(StageConfig):
     """Of the choice of solved examples (the default is lm-eval's)."""
     chat_template: bool = False
     """Put questions in the model's chat template; tasks that score raw text never are."""
+    store: str = place("")
+    """Folder of the result store, which any number of models and runs share."""
+    data: str = place("")
+    """Folder with the tasks' data that `iberlm prefetch` filled; empty: `cluster.bundle`."""
+    contamination: str = place("")
+    """Folder `decontaminate` of a curated corpus that was searched for the tasks' items: scores on what it does not hold stand beside the full ones."""
+    contamination_share: float = 0.0
+    """An item counts as clean when the corpus holds at most this share of the word sequences of each of its texts."""
+    compare_with: str = place("")
+    """Folder that another evaluation wrote (`out`): the two are compared item by item."""
+    step: int = place(-1)
+    """Training step of the checkpoint that is evaluated; -1 for what is none."""
 
     def __post_init__(self) -> None:
         given("model_folder", self.model_folder)
-        at_least("num_fewshot", self.num_fewshot, 0)
+        at_least("num_fewshot", self.num_fewshot, -1)
         at_least("limit", self.limit, 0)
-        at_least("batch_size", self.batch_size, 1)
+        at_least("batch_size", self.batch_size, 0)
+        at_least("batch_tokens", self.batch_tokens, 1)
+        at_least("processes", self.processes, 0)
+        at_least("step", self.step, -1)
+        between("contamination_share", self.contamination_share, 0.0, 1.0)
         one_of("dtype", self.dtype, DTYPES)
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|spread", self.device):
             raise ConfigError(f"device: unknown value '{self.device}'; choose among auto, cpu, cuda, cuda:N, spread")

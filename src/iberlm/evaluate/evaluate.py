@@ -1,85 +1,134 @@
-"""The stage `evaluate`: a model folder and a suite -> results.parquet, items.parquet and table.json.
+"""The stage `evaluate`: a model and a suite -> rows in the result store, and results.parquet, items.parquet, table.json, languages.json.
 
-The harness, torch and transformers are imported in the stage's body: whether it is complete is known without them.
+lm-eval, torch and transformers are imported only where something must be asked: whether the stage is complete, and what the store
+has, is known without them.
 """
 
 import importlib.metadata
+import json
 from pathlib import Path
 from typing import Any
 
-from iberlm.core.files import write_json
+from iberlm.core.errors import ConfigError, DataError
+from iberlm.core.files import sha256_file, write_json
 from iberlm.core.manifest import Manifest
 from iberlm.core.needs import hub_name, local_folder
 from iberlm.core.progress import say
 from iberlm.core.stage import Record, WouldRunError, run_stage
 from iberlm.evaluate.config import EvaluateConfig
-from iberlm.evaluate.fingerprint import model_files, validation_files
-from iberlm.evaluate.suite import BITS_PER_BYTE, SuiteTask, own_tasks, task_files
+from iberlm.evaluate.fingerprint import model_files, validation_file, validation_files
 
 STAGE = "evaluate"
-VERSION = 1
+VERSION = 2
 RESULTS = "results.parquet"
 ITEMS = "items.parquet"
 TABLE = "table.json"
+LANGUAGE_TABLE = "languages.json"
+COMPARISON = "comparison.json"
 
 
 def run(config: EvaluateConfig, inputs: list[Manifest], out: Path) -> Manifest:
     """Evaluate the model; the manifest's metrics are the table.
 
-    Writes `results.parquet` (a row a task and metric), `items.parquet` (a row an item) and `table.json`
-    ({family: {language: {metric, value, stderr, n, chance, note}}}). A language without validation documents has no
-    bits per byte: its cell is missing, never zero. Raises `DataError` when the model cannot be loaded, gives
-    likelihoods that are not numbers, or a task's data set is not there.
+    Writes `results.parquet` (a row a task, metric and group), `items.parquet` (a row an item), `table.json`
+    ({family: {language: {metric, value, low, high, n, chance, note, ...}}}), `languages.json` (the chance-normalised mean of each language), and with
+    `compare_with` also `comparison.json`. A language without validation documents has no bits per byte: its cell is missing, never
+    zero. Raises `DataError` when the model cannot be loaded, gives likelihoods that are not numbers, or a task's data set is not there, and
+    `ConfigError` with all that the preflight found.
     """
-    if config.dry_run and not hub_name(config.model_folder) and not Path(config.model_folder).is_dir():  # the model of a line that has not run yet
+    if config.dry_run and _before_its_inputs(config):
         raise WouldRunError(STAGE, out.absolute())
+    config.store = config.store or str(out.absolute().parent / "store")
     return run_stage(STAGE, VERSION, _body, config, inputs, out, fingerprint=_fingerprint(config))
 
 
+def _before_its_inputs(config: EvaluateConfig) -> bool:
+    """Whether this is part of a line that has not made the model yet, or what it is compared with."""
+    absent = config.backend.kind == "transformers" and not hub_name(config.model_folder) and not Path(config.model_folder).is_dir()
+    return absent or bool(config.compare_with and not (Path(config.compare_with) / ITEMS).is_file())
+
+
 def _fingerprint(config: EvaluateConfig) -> dict[str, Any]:
-    tasks, _ = own_tasks(config.suite.tasks, config.suite.languages)
-    languages = [task.language for task in tasks if task.family == BITS_PER_BYTE]
+    from iberlm.evaluate.asked import asked_tasks, data_folders, suite_facts
+    from iberlm.evaluate.suite import BITS_PER_BYTE
+
+    # before the keys of tasks, which read the template and the documents
+    in_process = config.backend.kind == "transformers"
+    model = model_files(local_folder(config.model_folder, config.cluster)) if in_process else {}
+    facts, _ = suite_facts(config)
+    languages = [entry.language for entry in facts if entry.family == BITS_PER_BYTE]
+    validation = validation_files(Path(config.validation), languages)
     return {
-        "model": model_files(local_folder(config.model_folder, config.cluster)),
-        "tasks": task_files(tasks),
-        "validation": validation_files(Path(config.validation), languages),
+        "model": model,
+        "tasks": {task.facts.name: task.key for task in asked_tasks(config, [entry for entry in facts if entry.family != BITS_PER_BYTE])},
+        "validation": validation,
+        "data": [str(folder) for folder in data_folders(config)] if not config.data else [],
+        "contamination": sha256_file(Path(config.contamination) / ITEMS) if (Path(config.contamination) / ITEMS).is_file() else config.contamination,
+        "compare_with": _items_of(config.compare_with),
         "lm_eval": importlib.metadata.version("lm_eval"),
     }
 
 
-def suite_tasks(config: EvaluateConfig) -> list[SuiteTask]:
-    """The tasks of a suite that can be asked; the others are named in the log."""
-    tasks, missing = own_tasks(config.suite.tasks, config.suite.languages)
+def _items_of(folder: str) -> str:
+    """Checksum of the items of the evaluation that this one is compared with."""
+    path = Path(folder) / ITEMS
+    if folder and not path.is_file():
+        raise ConfigError(f"compare_with: {folder} holds no {ITEMS}; give the folder that another `iberlm evaluate` wrote (its `out`)")
+    return sha256_file(path) if folder else ""
+
+
+def _body(config: EvaluateConfig, inputs: list[Manifest], out: Path, record: Record) -> None:
+    from iberlm.evaluate.asked import asked_tasks
+    from iberlm.evaluate.engine import evaluate_tasks
+    from iberlm.evaluate.results import language_table, print_table, table_of, write_items, write_results
+
+    tasks = asked_tasks(config, _can_be_asked(config))
+    if not tasks:
+        raise DataError("evaluate: no task of the suite can be asked; the log above says why")
+    found = evaluate_tasks(config, tasks)
+    write_results(out / RESULTS, found.results)
+    record.output(out / RESULTS, len(found.results))
+    write_items(out / ITEMS, found.items)
+    record.output(out / ITEMS, len(found.items))
+    table, languages = table_of(found.results), language_table(found.results)
+    for name, value in ((TABLE, table), (LANGUAGE_TABLE, languages)):
+        write_json(out / name, value)
+        record.output(out / name)
+    record.metrics = dict(table)
+    if config.compare_with:
+        _compare(config, out, record)
+    print_table(table, languages)
+
+
+def _compare(config: EvaluateConfig, out: Path, record: Record) -> None:
+    import pyarrow.parquet as pq
+
+    from iberlm.evaluate.compare import compare
+
+    before = Path(config.compare_with)
+    ours, theirs = ([pq.read_table(folder / name) for name in (ITEMS, RESULTS)] for folder in (out, before))
+    found = compare(ours[0], theirs[0], ours[1], theirs[1])
+    write_json(out / COMPARISON, json.loads(json.dumps(found.as_json())))
+    record.output(out / COMPARISON)
+
+
+def _can_be_asked(config: EvaluateConfig) -> list[Any]:
+    """Facts of the tasks that can be asked; the others are named in the log."""
+    from iberlm.evaluate.asked import suite_facts
+    from iberlm.evaluate.suite import BITS_PER_BYTE
+
+    facts, missing = suite_facts(config)
     for task in missing:
         say(f"{STAGE}: no task '{task.family}' in {task.language}: the table has no such cell")
-    upstream = [SuiteTask(name, name, language) for language, names in config.suite.upstream.items() for name in names]
-    return [task for task in tasks if task.family != BITS_PER_BYTE or _has_documents(config, task.language)] + upstream
+    return [entry for entry in facts if entry.family != BITS_PER_BYTE or _has_documents(config, entry.language)]
 
 
 def _has_documents(config: EvaluateConfig, language: str) -> bool:
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    from iberlm.evaluate.fingerprint import validation_file
-
     path = validation_file(Path(config.validation), language)
     if path and pc.any(pc.greater(pc.binary_length(pq.read_table(path, columns=["text"])["text"]), 0)).as_py():
         return True
     say(f"{STAGE}: no validation documents in {language}: the table has no bits per byte for it")
     return False
-
-
-def _body(config: EvaluateConfig, inputs: list[Manifest], out: Path, record: Record) -> None:
-    from iberlm.evaluate.harness import evaluate_tasks
-    from iberlm.evaluate.results import print_table, table_of, write_items, write_results
-
-    results, items = evaluate_tasks(config, suite_tasks(config))
-    write_results(out / RESULTS, results)
-    record.output(out / RESULTS, len(results))
-    write_items(out / ITEMS, items)
-    record.output(out / ITEMS, len(items))
-    table = table_of(results)
-    write_json(out / TABLE, table)
-    record.output(out / TABLE)
-    record.metrics = dict(table)
-    print_table(table)

@@ -1,18 +1,24 @@
-"""What stands for the model and the validation documents in the stage's key: checksums of the files that decide.
+"""What stands for a model and for documents: checksums of the files that decide, and what a model's files say of it.
 
-A file that a stage of ours wrote has its checksum in that stage's manifest; others are read.
+A file that a stage of ours wrote has its checksum in that stage's manifest; others are read. Nothing is loaded.
 """
 
+import json
+import math
+import struct
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-from iberlm.core.errors import CorruptError, DataError
-from iberlm.core.files import sha256_file
+from iberlm.core.errors import ConfigError, CorruptError, DataError
+from iberlm.core.files import sha256_file, sha256_json
 from iberlm.core.languages import file_safe
 from iberlm.core.manifest import Output, find_manifest
 
 WEIGHTS = "*.safetensors"
 _SETTINGS = (
     "config.json",
+    "generation_config.json",
     "*.safetensors.index.json",
     "tokenizer*",
     "special_tokens_map.json",
@@ -39,6 +45,59 @@ def model_files(folder: Path) -> dict[str, str]:
         raise DataError(f"model_folder: {folder} holds no tokenizer files; copy the folder of the tokenizer that it was trained with into it")
     names = {path for pattern in (WEIGHTS, *_SETTINGS) for path in folder.glob(pattern) if path.is_file()}
     return {path.name: checksum(path) for path in sorted(names)}
+
+
+@cache
+def model_key(folder: Path) -> str:
+    """Key of a model in the result store: SHA-256 over its weights, configuration and tokenizer, by content."""
+    return sha256_json(model_files(folder))
+
+
+def model_dtype(folder: Path, dtype: str) -> str:
+    """The type of number that `dtype` means for this model: `auto` is what its config.json names, float32 where that names none."""
+    if dtype != "auto":
+        return dtype
+    described = _read_json(folder / "config.json")
+    return str(described.get("dtype") or described.get("torch_dtype") or "float32").removeprefix("torch.")
+
+
+def chat_template_key(folder: Path) -> str:
+    """SHA-256 of the model's chat template; raises `ConfigError` where it has none."""
+    path = folder / "chat_template.jinja"
+    template = path.read_text(encoding="utf-8") if path.is_file() else _read_json(folder / "tokenizer_config.json").get("chat_template")
+    if not template:
+        raise ConfigError(f"chat_template: the tokenizer of {folder} has none; use chat_template=false for a base model")
+    return sha256_json(template)
+
+
+def context_tokens(folder: Path) -> int | None:
+    """Longest text that the model takes, by its config.json; None where that does not say."""
+    found = _read_json(folder / "config.json").get("max_position_embeddings")
+    return int(found) if isinstance(found, int) else None
+
+
+def parameters(folder: Path) -> int | None:
+    """Number of weights, from the headers of the safetensors files (eight bytes of length, then JSON); None when a header cannot be read."""
+    total = 0
+    for path in folder.glob(WEIGHTS):
+        try:
+            with path.open("rb") as stream:
+                (length,) = struct.unpack("<Q", stream.read(8))
+                header = json.loads(stream.read(min(length, 1 << 28)))
+        except (OSError, ValueError, struct.error):
+            return None
+        total += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    return total
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+    return found if isinstance(found, dict) else {}
 
 
 def validation_file(folder: Path, language: str) -> Path | None:

@@ -4,37 +4,49 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from iberlm.core.errors import ConfigError, DataError, ResourceError
+from iberlm.core.errors import ConfigError, DataError, IberlmError, ResourceError
 from iberlm.core.needs import local_folder
 from iberlm.evaluate.config import EvaluateConfig
+from iberlm.evaluate.fingerprint import model_dtype
 
 SPREAD = "spread"
 
 
-def load_model(config: EvaluateConfig) -> tuple[Any, Any]:
-    """The causal language model on its device and its tokenizer.
+def load_model(config: EvaluateConfig, *, weights: bool = True) -> tuple[Any, Any]:
+    """The causal language model on its device and its tokenizer. Without `weights` the model is its shapes, on torch's device `meta`.
 
     Raises `DataError` when the folder cannot be loaded, lacks weights or has a tokenizer larger than its embeddings,
     `ConfigError` for a device that is not there or a chat template that is missing, `ResourceError` when memory is short.
     """
     folder = local_folder(config.model_folder, config.cluster).absolute()
-    device = pick_device(config.device)
+    device = pick_device(config.device) if weights else "meta"
     offline = {"local_files_only": True, "trust_remote_code": False}
     placement = {"device_map": "auto"} if device == SPREAD else {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), **offline)
+        if not weights:
+            described = AutoConfig.from_pretrained(str(folder), **offline)
+            with torch.device("meta"):
+                return AutoModelForCausalLM.from_config(described, dtype=getattr(torch, model_dtype(folder, config.dtype)), trust_remote_code=False), tokenizer
         model, report = AutoModelForCausalLM.from_pretrained(
             str(folder), dtype=config.dtype, use_safetensors=True, output_loading_info=True, **placement, **offline
         )
         model = model if placement else model.to(device)
     except torch.OutOfMemoryError as error:
         raise ResourceError(f"{folder}: the model does not fit on {device} ({error}); try dtype=bfloat16 or device=spread") from error
+    except IberlmError:
+        raise
     except Exception as error:  # damaged files raise as many kinds of errors as there are formats
         raise DataError(f"{folder}: cannot be loaded as a model ({type(error).__name__}: {error})") from error
     _check(config, folder, model, tokenizer, report)
     return model.eval(), tokenizer
+
+
+def gpu_count() -> int:
+    """GPUs that this process sees."""
+    return torch.cuda.device_count()
 
 
 def pick_device(name: str) -> str:

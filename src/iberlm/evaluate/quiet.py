@@ -1,9 +1,9 @@
-"""lm-eval as a library: no network, no pool of forked processes, no log of its own, and our progress instead of its bars."""
+"""lm-eval as a library: no network, no pool of forked processes, no log and no bars of its own."""
 
 import importlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -22,8 +22,8 @@ _LOGGERS = ("lm_eval", "transformers", "datasets", "huggingface_hub")
 
 
 @contextmanager
-def quiet_harness(done: Callable[[int], None]) -> Iterator[None]:
-    """Within: lm-eval and the libraries below it are offline and silent; `done(n)` is called as n more requests are scored.
+def quiet_harness() -> Iterator[None]:
+    """Within: lm-eval and the libraries below it are offline and silent.
 
     The environment is read by libraries at import, so the constants of those that are imported already are set too; all
     is put back at the end.
@@ -32,16 +32,14 @@ def quiet_harness(done: Callable[[int], None]) -> Iterator[None]:
     class Bar:
         """Takes tqdm's place in lm-eval, which draws one bar a batch of windows otherwise."""
 
-        def __init__(self, iterable: Any = None, *_: Any, **settings: Any) -> None:
+        def __init__(self, iterable: Any = None, *_: Any, **__: Any) -> None:
             self.iterable = iterable
-            self.scores = "loglikelihood" in str(settings.get("desc", ""))
 
         def __iter__(self) -> Iterator[Any]:
             yield from self.iterable
 
         def update(self, n: int = 1) -> None:
-            if self.scores:
-                done(n)
+            pass
 
         def close(self) -> None:
             pass

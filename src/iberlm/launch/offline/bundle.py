@@ -1,7 +1,8 @@
 """A bundle: one folder with what a job needs from elsewhere, so that it runs with every hub switched off.
 
-    BUNDLE/bundle.json  every file with its size and SHA-256, what it is for, and the commit of what came from a hub
-    BUNDLE/hub/         a Hugging Face home (HF_HOME): models, tokenizers, data sets
+    BUNDLE/bundle.json  every file of models, tokenizers and packages with its size and SHA-256, what it is for, and the commit of what came from a hub
+    BUNDLE/hub/         a Hugging Face home (HF_HOME): models, tokenizers
+    BUNDLE/tasks/       the data of evaluation tasks as Parquet; each data set has its own record (`iberlm.core.staged`)
     BUNDLE/wheels/      Python packages, and requirements.txt with their checksums
     BUNDLE/numba/       loops of curation, compiled for one processor: a cache that jobs add to, so its files are not listed
 
@@ -14,7 +15,7 @@ import importlib.util
 import json
 import os
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from iberlm.core.cluster import ClusterConfig
 from iberlm.core.errors import ConfigError, CorruptError
 from iberlm.core.files import sha256_file, write_json
 from iberlm.core.needs import BUNDLED_CACHE, DATASET, DOWNLOAD, MODEL, PACKAGE, PATH, REFUSED, TOKENIZER, Need, hub_cache, snapshot_folder
+from iberlm.launch.offline.data_sets import all_problems, bundle_problems
 
 RECORD, HUB, WHEELS, NUMBA = "bundle.json", "hub", "wheels", "numba"
 FORMAT = 1
@@ -31,26 +33,21 @@ _OWN_DISKS = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - nothing is written
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """Something in a bundle: a model, a tokenizer, a data set, the packages."""
+    """Something in a bundle: a model, a tokenizer, the packages."""
 
     kind: str
     name: str
     revision: str = ""
     """As it was asked for; empty: the newest at that time."""
-    config: str = ""
-    arguments: dict[str, Any] = field(default_factory=dict)
     commit: str = ""
     """What was taken."""
     used_by: list[str] = field(default_factory=list)
-    rows: dict[str, int] = field(default_factory=dict)
-    """Of a data set, by split."""
     files: list[dict[str, Any]] = field(default_factory=list)
     """path (relative to the bundle), bytes, sha256."""
 
     def is_for(self, need: Need) -> bool:
         """Whether it is what `need` asks for."""
-        asked = (need.kind, need.name, need.config, need.arguments)
-        return asked == (self.kind, self.name, self.config, self.arguments) and need.revision in (self.revision, self.commit)
+        return (need.kind, need.name) == (self.kind, self.name) and need.revision in (self.revision, self.commit)
 
     def problems(self, bundle: Path, *, checksums: bool) -> list[str]:
         """What is missing or has another size, and with `checksums` also what has other content."""
@@ -94,7 +91,9 @@ def read_bundle(bundle: Path) -> list[Item]:
         return []
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-        items = [Item(**entry) for entry in value["items"]]
+        known = {entry.name for entry in fields(Item)}
+        # data sets were items once, in the cache of their library
+        items = [Item(**{name: entry[name] for name in entry.keys() & known}) for entry in value["items"] if entry["kind"] != DATASET]
         outside = [entry["path"] for item in items for entry in item.files if Path(entry["path"]).is_absolute() or ".." in Path(entry["path"]).parts]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CorruptError(f"{path}: not the record of a bundle ({error}); delete it and run `iberlm prefetch` again") from error
@@ -105,7 +104,7 @@ def read_bundle(bundle: Path) -> list[Item]:
 
 def write_bundle(bundle: Path, items: list[Item], code_version: str) -> None:
     """Write the record, atomically."""
-    ordered = sorted(items, key=lambda item: (item.kind, item.name, item.config, item.commit))
+    ordered = sorted(items, key=lambda item: (item.kind, item.name, item.commit))
     write_json(bundle / RECORD, {"format": FORMAT, "iberlm": code_version, "items": [asdict(item) for item in ordered]})
 
 
@@ -119,7 +118,9 @@ def check_bundle(bundle: Path, needs: list[Need], *, checksums: bool = False) ->
     found: list[str] = []
     seen: list[Item] = []
     for need in needs:
-        if need.kind not in (MODEL, TOKENIZER, DATASET):
+        if need.kind == DATASET:
+            found += bundle_problems(bundle, need, checksums=checksums)
+        if need.kind not in (MODEL, TOKENIZER):
             continue
         item = next((item for item in items if item.is_for(need)), None)
         if item is None:
@@ -129,6 +130,7 @@ def check_bundle(bundle: Path, needs: list[Need], *, checksums: bool = False) ->
             found += [f"{need.used_by}: {problem}" for problem in item.problems(bundle, checksums=checksums)]
     if checksums:
         found += [problem for item in items if item not in seen for problem in item.problems(bundle, checksums=True)]
+        found += [problem for problem in all_problems(bundle) if not any(problem in line for line in found)]
     return found
 
 

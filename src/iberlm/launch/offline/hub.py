@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from iberlm.core.progress import say
+from iberlm.launch.offline.rows import RowsError, stage
 
 OFFLINE, UNREACHABLE, GATED, UNKNOWN, DISK, REFUSED, FAILED = "offline", "unreachable", "gated", "unknown", "disk", "refused", "failed"
 
@@ -73,17 +74,7 @@ def _check_space(wanted: int) -> None:
         raise RequestError(DISK, f"needs {wanted:,} bytes, and {free:,} are free")
 
 
-def dataset(name: str, config: str, revision: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Load a data set as a task does, which prepares it in the cache when it is not there: rows by split, and the folders that hold it."""
-    import datasets
-
-    loaded = datasets.load_dataset(path=name, name=config or None, revision=revision or None, **arguments)
-    splits = loaded if isinstance(loaded, dict) else {str(loaded.split): loaded}
-    folders = sorted({str(Path(entry["filename"]).parent) for split in splits.values() for entry in split.cache_files})
-    return {"rows": {str(split): entry.num_rows for split, entry in splits.items()}, "folders": folders}
-
-
-ACTIONS: dict[str, Callable[..., dict[str, Any]]] = {"repository": repository, "model": model, "dataset": dataset}
+ACTIONS: dict[str, Callable[..., dict[str, Any]]] = {"repository": repository, "model": model, "stage": stage}
 
 
 def explain(error: BaseException) -> tuple[str, str]:
@@ -97,6 +88,8 @@ def explain(error: BaseException) -> tuple[str, str]:
     text = " ".join(str(chain[0]).split())[:300]
     if isinstance(chain[0], RequestError):
         return chain[0].kind, text
+    if isinstance(chain[0], RowsError):
+        return REFUSED, text
     if any(isinstance(entry, OSError) and entry.errno in (errno.ENOSPC, errno.EDQUOT) for entry in chain) or "No space left" in text:
         return DISK, text
     names = {kind.__name__ for entry in chain for kind in type(entry).__mro__}

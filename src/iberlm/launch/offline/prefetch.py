@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,15 @@ from iberlm.core.needs import COMMIT, DATASET, MODEL, TOKENIZER, Need
 from iberlm.core.progress import say
 from iberlm.core.stage import code_version
 from iberlm.launch.offline import hub
-from iberlm.launch.offline.bundle import HUB, NUMBA, Item, bundle_environment, read_bundle, write_bundle
+from iberlm.launch.offline.bundle import HUB, NUMBA, Item, bundle_environment, offline_environment, read_bundle, write_bundle
+from iberlm.launch.offline.data_sets import folder_of, gather_data_set, missing_in_folder, stage_folder
 
 _DOWNLOADS, _LOCK = ".downloads", ".lock"
-_SKIPPED = (".lock", ".incomplete", ".partial")
-_FROM_HUB = (MODEL, TOKENIZER, DATASET)
+_FROM_HUB = (MODEL, TOKENIZER)
+
+
+class GatedError(ResourceError):
+    """A model or data set whose page asks for an account's consent."""
 
 
 @contextmanager
@@ -49,12 +54,20 @@ def gather(bundle: Path, needs: list[Need]) -> None:
     What is there already is compared with its checksums, and what is damaged is fetched again.
     Raises `ResourceError` when the hub cannot be reached, asks for a token, or the disk is full; `ConfigError` for a name or
     commit that the hub does not have; `DataError` for what is refused: models without safetensors, or that need code of their own;
-    `CorruptError` for a download that is damaged. What was complete before stays.
+    `CorruptError` for a download that is damaged. What was complete before stays. Of data sets that the hub does not give, all are tried
+    before they are told.
     """
     with _locked(bundle):
         items = read_bundle(bundle)
         write_bundle(bundle, items, code_version())
+        failed: list[IberlmError] = []
         for need in needs:
+            if need.kind == DATASET:
+                try:
+                    _stage(bundle, need)
+                except (ConfigError, DataError, GatedError) as error:  # of this one only: the next can be had
+                    say(f"prefetch: {error}")
+                    failed.append(error)
             if need.kind not in _FROM_HUB:
                 continue
             before = next((item for item in items if item.is_for(need)), None)
@@ -72,22 +85,65 @@ def gather(bundle: Path, needs: list[Need]) -> None:
                 found = _fetch(bundle, need, before.commit if before is not None else "")
             items = [item for item in items if item is not before] + [found]
             write_bundle(bundle, items, code_version())
-        shutil.rmtree(bundle / _DOWNLOADS, ignore_errors=True)
+        shutil.rmtree(bundle / _DOWNLOADS, ignore_errors=True)  # the files that data sets came in
         for path in (bundle / HUB).rglob("*.incomplete"):  # what a kill left: the libraries begin such a file again under another name
             path.unlink() if path.is_file() else shutil.rmtree(path)
+    _tell(failed)
+
+
+def _tell(failed: list[IberlmError]) -> None:
+    if len(failed) == 1:
+        raise failed[0]
+    if failed:
+        raise DataError(f"{len(failed)} data sets cannot be had; the others are there:\n  " + "\n  ".join(map(str, failed)))
 
 
 def _discard(bundle: Path, item: Item) -> None:
-    """Delete the damaged files of an item, which the libraries would believe; of a data set all, which is prepared as a whole."""
+    """Delete the damaged files of an item, which the libraries would believe."""
     for entry in item.files:
         path = bundle / entry["path"]
         whole = path.is_file() and path.stat().st_size == entry["bytes"] and sha256_file(path) == entry["sha256"]
-        if not whole or item.kind == DATASET:
+        if not whole:
             path.resolve().unlink(missing_ok=True)
             path.unlink(missing_ok=True)
-    if item.kind == DATASET:
-        for folder in {(bundle / entry["path"]).parent for entry in item.files}:
-            shutil.rmtree(folder, ignore_errors=True)
+
+
+def gather_from_folder(bundle: Path, needs: list[Need], place: Path) -> None:
+    """Stage the data sets that `needs` ask for from a folder of files that somebody copied; no hub is asked.
+
+    Raises `DataError`, after all others are staged, for data sets that the folder does not have.
+    """
+    with _locked(bundle):
+        write_bundle(bundle, read_bundle(bundle), code_version())
+        for need in needs:
+            if need.kind == DATASET and (found := folder_of(place, need.name)) is not None:
+                say(f"prefetch: {need.kind} {need.title} from {found}")
+                stage_folder(bundle, need, found, partial(_ask, need, _online(bundle) | _downloads(bundle) | offline_environment()))
+        shutil.rmtree(bundle / _DOWNLOADS, ignore_errors=True)
+    missing_in_folder(needs, place)
+
+
+def _stage(bundle: Path, need: Need) -> None:
+    """Bring a data set's splits into the bundle."""
+    _check_commit(need)
+    environment = _online(bundle)
+    gather_data_set(bundle, need, lambda: _newest(need, environment), partial(_ask, need, environment | _downloads(bundle)))
+
+
+def _downloads(bundle: Path) -> dict[str, str]:
+    """Variables for files that are not kept. The switch is for xet, which keeps a second copy."""
+    folder = (bundle / _DOWNLOADS).absolute()
+    return {"HF_HUB_CACHE": str(folder), "HF_DATASETS_CACHE": str(folder / "prepared"), "HF_HUB_DISABLE_XET": "1"}
+
+
+def _check_commit(need: Need) -> None:
+    if need.revision and not COMMIT.fullmatch(need.revision):
+        raise ConfigError(f"{need.used_by}: '{need.revision}' is not a commit of {need.name}; pin it by its 40 hexadecimal digits")
+
+
+def _newest(need: Need, environment: dict[str, str]) -> str:
+    kind = DATASET if need.kind == DATASET else MODEL
+    return str(_ask(need, environment, action="repository", name=need.name, revision="", kind=kind)["commit"])
 
 
 def record(bundle: Path, item: Item) -> None:
@@ -98,23 +154,13 @@ def record(bundle: Path, item: Item) -> None:
 
 
 def _fetch(bundle: Path, need: Need, commit: str) -> Item:
-    """Download one thing; `commit` is the one that a damaged item had."""
-    if need.revision and not COMMIT.fullmatch(need.revision):
-        raise ConfigError(f"{need.used_by}: '{need.revision}' is not a commit of {need.name}; pin it by its 40 hexadecimal digits")
+    """Download a model or a tokenizer; `commit` is the one that a damaged item had."""
+    _check_commit(need)
     environment = _online(bundle)
-    if not need.revision and not commit:
-        commit = str(_ask(need, environment, action="repository", name=need.name, revision="", kind=DATASET if need.kind == DATASET else MODEL)["commit"])
-    item = Item(
-        kind=need.kind,
-        name=need.name,
-        revision=need.revision,
-        config=need.config,
-        arguments=need.arguments,
-        commit=need.revision or commit,
-        used_by=[need.used_by],
-    )
+    commit = need.revision or commit or _newest(need, environment)
+    item = Item(kind=need.kind, name=need.name, revision=need.revision, commit=commit, used_by=[need.used_by])
     say(f"prefetch: {need.kind} {need.title} at {item.commit[:12]}, for {need.used_by}")
-    return _fetch_dataset(bundle, need, item, environment) if need.kind == DATASET else _fetch_model(bundle, need, item, environment)
+    return _fetch_model(bundle, need, item, environment)
 
 
 def _fetch_model(bundle: Path, need: Need, item: Item, environment: dict[str, str]) -> Item:
@@ -133,20 +179,6 @@ def _whole(path: Path) -> bool:
     """Large files lie in the cache under their SHA-256, as the hub tells it: libraries compare sizes only."""
     name = path.resolve().name
     return len(name) != 64 or sha256_file(path) == name
-
-
-def _fetch_dataset(bundle: Path, need: Need, item: Item, environment: dict[str, str]) -> Item:
-    """Prepare the data set in the bundle, and load it again as the job will. The files that it came in are not kept: jobs read the prepared ones."""
-    request = {"action": "dataset", "name": need.name, "config": need.config, "arguments": need.arguments}
-    downloads = {"HF_HUB_CACHE": str((bundle / _DOWNLOADS).absolute()), "HF_HUB_DISABLE_XET": "1"}  # xet keeps a second copy
-    prepared = _ask(need, environment | downloads, **request, revision=item.commit)
-    if not any(prepared["rows"].values()):
-        raise DataError(f"{need.used_by}: the data set {need.title} has no rows")
-    again = _ask(need, dict(os.environ) | bundle_environment(bundle), **request, revision=need.revision)
-    if again["rows"] != prepared["rows"]:
-        raise DataError(f"{need.used_by}: {need.title} loads otherwise without the hub: {again['rows']} rows and {prepared['rows']} with it")
-    files = [path for folder in prepared["folders"] for path in sorted(Path(folder).rglob("*")) if path.is_file() and path.suffix not in _SKIPPED]
-    return replace(item, rows=prepared["rows"], files=_entries(bundle, files))
 
 
 def _entries(bundle: Path, files: list[Path]) -> list[dict[str, Any]]:
@@ -189,7 +221,7 @@ def _explained(need: Need, environment: dict[str, str], kind: str, message: str)
             "internet, and copy the bundle"
         )
     if kind == hub.GATED:
-        return ResourceError(
+        return GatedError(
             f"{what} is gated: ask for access on its page of {endpoint}, then put a token of your account into the variable HF_TOKEN ({message})"
         )
     if kind == hub.UNKNOWN:

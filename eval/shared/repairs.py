@@ -1,0 +1,245 @@
+"""Functions of the tasks `*_iberlm.yaml`: lm-eval's tasks that do not run any more, with the same prompts and scores.
+
+lm-eval's own functions for these tasks import `transformers.data.metrics`, which transformers dropped in 5.20, or fetch ROUGE
+from the hub after all inference. What they did is written anew here; `tests/evaluate/test_repaired.py` compares the two where
+lm-eval's can be run. Nothing of IberLM is imported: the tasks also run with plain `lm_eval --include_path eval`.
+"""
+
+import collections
+import math
+import re
+import string
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Any
+
+from datasets import Dataset
+from lm_eval.utils import general_detokenize
+
+Doc = dict[str, Any]
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_SPACES = re.compile(r" +")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def _tidy(text: str, endings: str) -> str:
+    """A text without the spaces that a tokeniser left, and without one of `endings` at its end."""
+    text = str(general_detokenize(text)).strip()
+    return text[:-1] if text.endswith(tuple(endings)) else text
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def _mapped(dataset: Dataset, change: Callable[[Doc], Doc]) -> Dataset:
+    return dataset.map(change, load_from_cache_file=False)
+
+
+# --- inference: "PREMISE, right? Yes, HYPOTHESIS."
+
+
+def premises(dataset: Dataset) -> Dataset:
+    """Pairs to be joined by a question: the premise without its last mark, the hypothesis in lower case with a full stop."""
+    return _mapped(dataset, lambda doc: doc | _joined(doc["premise"], doc["hypothesis"], ("premise", "hypothesis")))
+
+
+def premises_gl(dataset: Dataset) -> Dataset:
+    """The same for the Galician data set, whose columns and labels have other names."""
+    labels = {"entailment": 0, "neutral": 1, "contradiction": 2}
+
+    def change(doc: Doc) -> Doc:
+        return doc | _joined(doc["sentence1"], doc["sentence2"], ("sentence1", "sentence2")) | {"gold_label": labels[doc["gold_label"]]}
+
+    return _mapped(dataset, change)
+
+
+def _joined(premise: str, hypothesis: str, names: tuple[str, str]) -> Doc:
+    hypothesis = _lower_first(_tidy(hypothesis, ""))
+    return {names[0]: _tidy(premise, ".,!?"), names[1]: hypothesis if hypothesis.endswith(".") else f"{hypothesis}."}
+
+
+# --- paraphrase: "SENTENCE, right? Yes, OTHER SENTENCE"
+
+
+def pairs(dataset: Dataset) -> Dataset:
+    """Pairs of sentences to be joined by a question; pairs with an empty one are left out."""
+    return _pairs(dataset, "sentence1", "sentence2")
+
+
+def pairs_gl(dataset: Dataset) -> Dataset:
+    """The same for the columns of `parafrases_gl`."""
+    return _pairs(dataset, "Frase", "Paráfrase")
+
+
+def _pairs(dataset: Dataset, first: str, second: str) -> Dataset:
+    full = dataset.filter(lambda doc: bool(doc[first]) and bool(doc[second]), load_from_cache_file=False)
+    return _mapped(full, lambda doc: doc | {first: _tidy(doc[first], ".,;"), second: _lower_first(_tidy(doc[second], ""))})
+
+
+def lower_choices(dataset: Dataset) -> Dataset:
+    """COPA: the two choices go on with the sentence."""
+    return _mapped(dataset, lambda doc: doc | {name: _lower_first(doc[name]) for name in ("choice1", "choice2")})
+
+
+# --- answers to questions on a passage
+
+
+def answer_scores(doc: Doc, results: list[str]) -> dict[str, float]:
+    """Exact match and F1 by words of a generated answer with the first right one."""
+    answers = doc["answers"]
+    right = answers["text"][0] if isinstance(answers, dict) else answers[0]["text"]
+    return {"exact_match": exact_match(right, results[0]), "f1": word_f1(right, results[0])}
+
+
+def turn_scores(doc: Doc, results: list[str]) -> dict[str, float]:
+    """CoQA's way: each person's answer is left out in turn, and the best of the others counts; the mean of that."""
+    turn = len(doc["questions"]) - 1
+    right = [doc["answers"]["input_text"][turn]]
+    for other in (doc.get("additional_answers") or {}).values():
+        if other["input_text"][turn].lower() not in [answer.lower() for answer in right]:
+            right.append(other["input_text"][turn])
+    answer = results[0].strip().split("\n")[0]
+    rounds = [right[:index] + right[index + 1 :] for index in range(len(right))] if len(right) > 1 else [right]
+    scores = {"em": exact_match, "f1": word_f1}
+    return {name: sum(max(score(gold, answer) for gold in golds) for golds in rounds) / len(rounds) for name, score in scores.items()}
+
+
+def squad_words(text: str) -> list[str]:
+    """Words as SQuAD compares them: lower case, without punctuation and English articles (Rajpurkar et al. 2016, arXiv 1606.05250).
+
+    The articles are English ones in every language, as in all published scores: a Spanish or Catalan preposition "a" is dropped too.
+    """
+    return _ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split()
+
+
+def exact_match(right: str, answer: str) -> float:
+    """1 where the words are the same, else 0."""
+    return float(squad_words(right) == squad_words(answer))
+
+
+def word_f1(right: str, answer: str) -> float:
+    """Harmonic mean of precision and recall of the answer's words; of an empty text 1 where both are empty."""
+    gold, given = squad_words(right), squad_words(answer)
+    if not gold or not given:
+        return float(gold == given)
+    shared = sum((collections.Counter(gold) & collections.Counter(given)).values())
+    if not shared:
+        return 0.0
+    precision, recall = shared / len(given), shared / len(gold)
+    return 2 * precision * recall / (precision + recall)
+
+
+# --- summaries
+
+
+def squeeze_spaces(dataset: Dataset) -> Dataset:
+    """One space where a text or its summary has several."""
+    return _mapped(dataset, lambda doc: doc | {name: _SPACES.sub(" ", doc[name]) for name in ("text", "summary")})
+
+
+def squeeze_spaces_cabreu(dataset: Dataset) -> Dataset:
+    """The same for caBreu: three summaries of each of three kinds."""
+
+    def change(doc: Doc) -> Doc:
+        summaries = {
+            kind: {name: _SPACES.sub(" ", text) if name in ("a1", "a2", "a3") else text for name, text in found.items()}
+            for kind, found in doc["summaries"].items()
+        }
+        return doc | {"content": _SPACES.sub(" ", doc["content"]), "summaries": summaries}
+
+    return _mapped(dataset, change)
+
+
+def rouge1(references: list[str], predictions: list[str]) -> float:
+    """ROUGE-1 F-measure of one text, 0 to 1 (Lin 2004, as `rouge_score` computes it).
+
+    An item has a score of its own and the task's value is their mean. lm-eval's value is the median of 1,000 resampled means, drawn
+    anew each time: the two differ by a small part of the standard error. `rouge_score` takes a letter with an accent for a space.
+    """
+    return float(_scorer("rouge1").score(references[0], predictions[0])["rouge1"].fmeasure)
+
+
+@cache
+def _scorer(*kinds: str) -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(list(kinds))
+
+
+def headline_scores(doc: Doc, results: list[str]) -> dict[str, float]:
+    """NoticIA: ROUGE-1 and the length in words, both without punctuation and in lower case."""
+    right, answer = (_bare(text) for text in (doc["summary"], results[0]))
+    return {"rouge1": rouge1([right], [answer]), "average_len": float(len(answer.split()))}
+
+
+def _bare(text: str) -> str:
+    return " ".join(text.translate(_PUNCTUATION).split()).lower()
+
+
+# --- TruthfulQA
+
+
+def true_mass(doc: Doc, results: list[tuple[float, bool]]) -> dict[str, float]:
+    """MC2: the share of the true answers in the probability of all (Lin et al. 2021, arXiv 2109.07958). True ones stand first."""
+    split = list(doc["mc2_targets"]["labels"]).index(0)
+    mass = [math.exp(loglikelihood) for loglikelihood, _ in results]
+    return {"acc": sum(mass[:split]) / sum(mass)}
+
+
+def full_stops(dataset: Dataset) -> Dataset:
+    """True and false answers with a full stop, empty ones left out, and the refusal to answer as a true one.
+
+    lm-eval's Valencian task has the refusal in Galician too; so has this one, as its published scores.
+    """
+    refusal = "Non teño ningún comentario."
+
+    def change(doc: Doc) -> Doc:
+        right, wrong = (_with_stops(doc[name]) for name in ("correct_answers", "incorrect_answers"))
+        return {"question": doc["question"].strip(), "correct_answers": right if refusal in right else [*right, refusal], "incorrect_answers": wrong}
+
+    return _mapped(dataset, change)
+
+
+def _with_stops(answers: Iterable[str]) -> list[str]:
+    stripped = [answer.strip() for answer in answers]
+    return [answer if answer.endswith(".") else f"{answer}." for answer in stripped if answer]
+
+
+def nearer_to_truth(doc: Doc, results: list[str]) -> dict[str, float]:
+    """For each of BLEU and ROUGE (0 to 100): best score against a true answer, how far above the best false one, and whether it is."""
+    true, false = doc["correct_answers"], doc["incorrect_answers"]
+    found: dict[str, float] = {}
+    for name, score in _similarities().items():
+        nearest_true, nearest_false = (max(score(answer, results[0]) for answer in answers) for answers in (true, false))
+        found |= {f"{name}_max": nearest_true, f"{name}_diff": nearest_true - nearest_false, f"{name}_acc": float(nearest_true > nearest_false)}
+    return found
+
+
+def _similarities() -> dict[str, Callable[[str, str], float]]:
+    return {"bleu": _bleu, "rouge1": _rouge("rouge1"), "rouge2": _rouge("rouge2"), "rougeL": _rouge("rougeLsum")}
+
+
+def _bleu(right: str, answer: str) -> float:
+    import sacrebleu
+
+    options = {"smooth_method": "exp", "smooth_value": 0.0, "force": False, "lowercase": False, "tokenize": "intl", "use_effective_order": False}
+    return float(sacrebleu.corpus_bleu([answer], [[right]], **options).score)
+
+
+def _rouge(kind: str) -> Callable[[str, str], float]:
+    def score(right: str, answer: str) -> float:
+        # ROUGE-Lsum goes by sentences, one a line
+        texts = (text.replace(" . ", ".\n") for text in (right, answer))
+        return 100 * float(_scorer("rouge1", "rouge2", "rougeLsum").score(*texts)[kind].fmeasure)
+
+    return score
+
+
+# --- exams
+
+
+def spanish_domains(dataset: Dataset) -> Dataset:
+    """INCLUDE in Spanish: the domains that lm-eval asks one by one."""
+    asked = ("Arts & Humanities", "Health oriented education", "STEM", "Social Science")
+    return dataset.filter(lambda doc: doc["domain"] in asked, load_from_cache_file=False)

@@ -1,0 +1,156 @@
+"""A model in this process, by lm-eval's HFLM: its tokenization, its padding, its sums; only what is batched with what is told here.
+
+Batches are those that HFLM makes at the same `batch_size`, to the last digit; with `batch_size=0` they are cut by tokens instead,
+since padding long and short texts to one length wastes the time.
+"""
+
+import importlib.metadata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lm_eval import utils
+from lm_eval.models.huggingface import HFLM
+
+from iberlm.core.errors import ConfigError, DataError, ResourceError
+from iberlm.core.files import sha256_json
+from iberlm.core.needs import local_folder
+from iberlm.evaluate.backends import Backend, Slices, plain, require_finite, texts_of
+from iberlm.evaluate.config import EvaluateConfig
+from iberlm.evaluate.fingerprint import model_key
+from iberlm.evaluate.model import load_model, pick_device
+
+Tokenized = tuple[tuple[str, str] | None, list[int], list[int]]
+"""As lm-eval passes a request on: (context, continuation) or None for a window of a document, and the tokens of both."""
+
+
+class SlicedHFLM(HFLM):  # type: ignore[misc]
+    """HFLM whose batches go through a journal. `slices` must be set before requests are asked."""
+
+    slices: Slices
+    sequences: int
+    tokens: int
+    cut: set[tuple[str, ...]]
+
+    def _loglikelihood_tokens(self, requests: Sequence[Tokenized], disable_tqdm: bool = False, override_bs: int | None = None) -> list[tuple[float, bool]]:
+        answers: list[Any] = [None] * len(requests)
+        for text, context, continuation in requests:
+            if len(continuation) > self.max_length:
+                raise DataError(f"an answer of {len(continuation)} tokens does not fit the model's context of {self.max_length}: '{str(text)[:60]}'")
+            if text is not None and len(context) + len(continuation) > self.max_length + 1:
+                self.cut.add(text)
+        for groups in self._batches(requests, override_bs):
+            members = [index for group in groups for index in group]
+            part = [requests[index] for index in members]
+
+            def compute(part: list[Tokenized] = part, size: int = len(groups)) -> list[Any]:
+                self.batch_size_per_gpu = size
+                found = super(SlicedHFLM, self)._loglikelihood_tokens(part, disable_tqdm=True)
+                return [require_finite(plain(answer), request[0] or ("", "a document")) for answer, request in zip(found, part, strict=True)]
+
+            found = self.slices.take(["loglikelihood", [[context, continuation] for _, context, continuation in part]], len(part), compute)
+            for index, answer in zip(members, found, strict=False):
+                answers[index] = tuple(answer)
+        # what another process computes: a number that can be summed, in an evaluation that is never published
+        return [answer if answer is not None else (0.0, False) for answer in answers]
+
+    def _batches(self, requests: Sequence[Tokenized], override_bs: int | None) -> Iterator[list[list[int]]]:
+        """Groups of requests that share a forward pass, longest first, as lm-eval's Collator orders them: requests of one batch together."""
+        grouped: dict[tuple[int, ...], list[int]] = {}
+        for index, (_, context, continuation) in enumerate(requests):
+            # answers of one token to the same question are read off the same logits
+            grouped.setdefault((*context, *continuation[:-1]), []).append(index)
+        longest = [max(members, key=lambda index: len(requests[index][2])) for members in grouped.values()]
+        tokens = {index: [*requests[index][1], *requests[index][2]] for index in longest}
+        order = sorted(zip(longest, grouped.values(), strict=True), key=lambda entry: (-len(tokens[entry[0]]), tuple(tokens[entry[0]])))
+        lengths = [min(len(tokens[first]), self.max_length + 1) for first, _ in order]
+        for start, end in _cuts(lengths, override_bs or self.sequences, self.tokens):
+            yield [members for _, members in order[start:end]]
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
+        if self.sequences:
+            self.batch_size_per_gpu = self.sequences
+            return [float(value) for value in super().loglikelihood_rolling(requests, disable_tqdm=True)]
+        # by tokens: all windows at once, so that those of one length come together; lm-eval takes them as the documents come
+        owners: list[int] = []
+        windows: list[Tokenized] = []
+        for number, request in enumerate(requests):
+            tokens = self.tok_encode(request.args[0])
+            rolling = utils.get_rolling_token_windows(token_list=tokens, prefix_token=self.prefix_token_id, max_seq_len=self.max_length, context_len=1)
+            for context, continuation in map(utils.make_disjoint_window, rolling):
+                owners.append(number)
+                windows.append((None, context, continuation))
+        totals = [0.0] * len(requests)
+        for number, (value, _) in zip(owners, self._loglikelihood_tokens(windows), strict=True):
+            totals[number] += value
+        return totals
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        answers: list[Any] = [None] * len(requests)
+        grouped: dict[str, list[int]] = {}
+        for index, request in enumerate(requests):
+            grouped.setdefault(sha256_json(plain(request.args[1])), []).append(index)
+        for members in grouped.values():
+            limit = int(requests[members[0]].args[1].get("max_gen_toks", self.max_gen_toks))
+            room = self.max_length - limit
+            if room <= 0:
+                raise ConfigError(f"the task asks for answers of {limit} tokens, and the model's context has {self.max_length}; leave the task out")
+            lengths = {index: len(self.tok_encode(requests[index].args[0])) for index in members}
+            order = sorted(members, key=lambda index: (-lengths[index], requests[index].args[0]))
+            self.cut.update(texts_of(requests[index].args) for index in members if lengths[index] > room)
+            for start, end in _cuts([min(lengths[index], room) + limit for index in order], self.sequences, self.tokens):
+                part = order[start:end]
+
+                def compute(part: list[int] = part) -> list[Any]:
+                    self.batch_size_per_gpu = len(part)
+                    return list(super(SlicedHFLM, self).generate_until([requests[index] for index in part], disable_tqdm=True))
+
+                found = self.slices.take(["generate_until", [plain(requests[index].args) for index in part]], len(part), compute)
+                for index, answer in zip(part, found, strict=False):
+                    answers[index] = answer
+        return [answer if answer is not None else "" for answer in answers]
+
+
+def _cuts(lengths: list[int], sequences: int, tokens: int) -> Iterator[tuple[int, int]]:
+    """Ranges of a list that is sorted by falling length: of `sequences` entries each, or with 0 of at most `tokens` padded tokens."""
+    start = 0
+    while start < len(lengths):
+        end = min(len(lengths), start + (sequences or max(1, tokens // lengths[start])))
+        yield start, end
+        start = end
+
+
+@dataclass(kw_only=True)
+class TransformersBackend(Backend):
+    """A model of the transformers library, on a CPU, a GPU or spread over several."""
+
+    def answer(self, request_type: str, requests: Sequence[Any], slices: Slices) -> list[Any]:
+        self.lm.slices, self.lm.cut = slices, set()
+        # The rolling likelihood puts BOS before the text: a tokenizer that adds its own would have BOS scored after BOS.
+        self.lm.add_bos_token = False if request_type == "loglikelihood_rolling" else None
+        try:
+            return list(getattr(self.lm, request_type)(list(requests), disable_tqdm=True))
+        except torch.OutOfMemoryError as error:
+            size = f"batch_size={self.lm.sequences}" if self.lm.sequences else f"batch_tokens={self.lm.tokens}"
+            raise ResourceError(f"out of memory with {size}; halve it, or use dtype=bfloat16") from error
+
+    def truncated(self) -> set[tuple[str, ...]]:
+        return set(self.lm.cut)
+
+
+def open_backend(config: EvaluateConfig, *, weights: bool = True) -> TransformersBackend:
+    """Load the model. Raises what `load_model` raises."""
+    model, tokenizer = load_model(config, weights=weights)
+    # a sum of log-probabilities in bfloat16 has steps of 1 from 128 on: minimal pairs would come out equal
+    lm = SlicedHFLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=config.batch_size or 1, softmax_dtype="float32")
+    lm.sequences, lm.tokens, lm.cut = config.batch_size, config.batch_tokens, set()
+    return TransformersBackend(
+        name="transformers",
+        lm=lm,
+        model=model_key(local_folder(config.model_folder, config.cluster)),
+        dtype=str(model.dtype).removeprefix("torch."),
+        device=model.device.type if weights else pick_device(config.device).partition(":")[0],
+        software={package: importlib.metadata.version(package) for package in ("lm_eval", "transformers", "torch")},
+        context_tokens=lm.max_length,
+    )

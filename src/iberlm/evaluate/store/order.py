@@ -1,0 +1,158 @@
+"""Which of several rows about the same thing is true, and the order of rows: decided by the rows alone, never by files or their order."""
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from iberlm.evaluate.store.schema import ITEM_SCHEMA, RESULT_KEY, RESULT_SCHEMA
+
+Numbers = npt.NDArray[np.int64]
+_SLICE_ROWS = 1 << 16
+ITEM_IDENTITY = ("model", "task", "item", "key")
+
+
+class UndecidedError(Exception):
+    """Two rows of one instant differ, and only columns that were not read can decide between them."""
+
+
+def earliest(table: pa.Table) -> pa.Table:
+    """Item rows in the order of model, task, item and key, of those that agree in all four the earliest.
+
+    Of rows of the same instant the first in the order of their content as JSON. `table` may lack columns; raises `UndecidedError`
+    where these would have to decide.
+    """
+    return _first_of_each(table, ITEM_IDENTITY, newest_first=False)
+
+
+def newest(table: pa.Table) -> pa.Table:
+    """Result rows in the order of `RESULT_KEY`, of those that agree in it the newest; of the same instant, the last by content."""
+    return _first_of_each(table, RESULT_KEY, newest_first=True)
+
+
+def _first_of_each(table: pa.Table, identity: Sequence[str], *, newest_first: bool) -> pa.Table:
+    if table.num_rows == 0:
+        return table
+    *by, last = identity  # the last column is looked at only where the others do not decide: a million keys take seconds to sort
+    code = _codes(table, by)
+    order = np.arange(len(code)) if np.all(code[1:] >= code[:-1]) else np.argsort(code, kind="stable")
+    code = code[order]
+    equal = code[1:] == code[:-1]
+    if equal.any():
+        crowded = np.concatenate([[False], equal]) | np.concatenate([equal, [False]])
+        order, code = _resolve(table, order, code, crowded, last, newest_first)
+    return take(table, order)
+
+
+def _resolve(table: pa.Table, order: Numbers, code: Numbers, crowded: npt.NDArray[np.bool_], last: str, newest_first: bool) -> tuple[Numbers, Numbers]:
+    places = order[crowded]
+    part = take(table, places)
+    groups = _dense(code[crowded] * (len(table) + 1) + _ranks(part[last]))
+    created = part["created"].to_numpy(zero_copy_only=False).astype(np.float64)
+    created = np.where(np.isnan(created), -np.inf if newest_first else np.inf, created)
+    moment = -created if newest_first else created
+    sequence = np.lexsort((moment, groups))
+    groups, moment, places = groups[sequence], moment[sequence], places[sequence]
+    part = take(part, sequence)
+    firsts = np.concatenate([[True], groups[1:] != groups[:-1]])
+    leader = np.maximum.accumulate(np.where(firsts, np.arange(len(groups)), 0))
+    rival = ~firsts & (moment == moment[leader])
+    winners = np.flatnonzero(firsts)
+    if rival.any():
+        winners = _by_content(part, leader, rival, winners, newest_first)
+    kept = places[winners]
+    mask = np.ones(len(order), dtype=bool)
+    mask[crowded] = False
+    # crowded rows have their codes to themselves, so their order among the others is that of the codes
+    merged = np.concatenate([order[mask], kept])
+    merged_code = np.concatenate([code[mask], code[crowded][sequence][winners]])
+    final = np.argsort(merged_code, kind="stable")
+    return merged[final], merged_code[final]
+
+
+def _by_content(part: pa.Table, leader: Numbers, rival: npt.NDArray[np.bool_], winners: Numbers, largest: bool) -> Numbers:
+    """Of rows of one instant that are not wholly equal, the first (or last) in the order of their content as JSON."""
+    candidates = np.flatnonzero(rival)
+    same = np.ones(len(candidates), dtype=bool)
+    ours, theirs = take(part, candidates), take(part, leader[candidates])
+    for name in part.schema.names:
+        same &= _equal(ours[name], theirs[name])
+    chosen = {int(winner): int(winner) for winner in winners}
+    if not same.all() and not set(ITEM_SCHEMA.names if not largest else RESULT_SCHEMA.names) <= set(part.schema.names):
+        raise UndecidedError
+    rivals: dict[int, list[int]] = {}
+    for row in candidates[~same]:
+        first = int(leader[row])
+        rivals.setdefault(first, [first]).append(int(row))
+    for first, rows in rivals.items():
+        contents = {json.dumps(part.slice(row, 1).to_pylist()[0], sort_keys=True): row for row in rows}
+        chosen[first] = contents[max(contents) if largest else min(contents)]
+    return np.array([chosen[int(winner)] for winner in winners], dtype=np.int64)
+
+
+def _equal(ours: pa.ChunkedArray, theirs: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    if pa.types.is_nested(ours.type):
+        return np.array([one == other for one, other in zip(ours.to_pylist(), theirs.to_pylist(), strict=True)], dtype=bool)
+    both_null = pc.and_(pc.is_null(ours, nan_is_null=True), pc.is_null(theirs, nan_is_null=True))
+    return np.asarray(pc.or_(pc.fill_null(pc.equal(ours, theirs), False), both_null).to_numpy(zero_copy_only=False), dtype=bool)
+
+
+def _codes(table: pa.Table, columns: Sequence[str]) -> Numbers:
+    """A number a row; rows compare by it as by the columns, and are equal in all of them where it is."""
+    code = np.zeros(table.num_rows, dtype=np.int64)
+    for name in columns:
+        rank = _ranks(table[name])
+        size = int(rank.max()) + 1
+        if int(code.max()) + 1 > (1 << 62) // size:
+            code = _dense(code)
+        code = code * size + rank
+    return _dense(code)
+
+
+def _ranks(column: pa.ChunkedArray) -> Numbers:
+    """Place of each value among the different values; null comes first."""
+    if pa.types.is_integer(column.type):
+        return _dense(pc.fill_null(column, -1).to_numpy().astype(np.int64))
+    encoded = column.combine_chunks().dictionary_encode() if column.num_chunks != 1 else column.chunk(0).dictionary_encode()
+    values = encoded.dictionary.to_pylist()
+    place = np.empty(len(values) + 1, dtype=np.int64)
+    place[sorted(range(len(values)), key=values.__getitem__)] = np.arange(1, len(values) + 1)
+    place[len(values)] = 0
+    found: Numbers = place[pc.fill_null(encoded.indices, len(values)).to_numpy().astype(np.int64)]
+    return found
+
+
+def _dense(code: Numbers) -> Numbers:
+    return np.unique(code, return_inverse=True)[1].astype(np.int64)
+
+
+def take(table: pa.Table, rows: Numbers) -> pa.Table:
+    """Rows by place, some at a time: the texts of a million items do not fit into one array of strings."""
+    if len(rows) == table.num_rows and bool(np.all(rows == np.arange(len(rows)))):
+        return table
+    parts = [table.take(pa.array(rows[start : start + _SLICE_ROWS])) for start in range(0, len(rows), _SLICE_ROWS)]
+    return pa.concat_tables(parts) if parts else table.slice(0, 0)
+
+
+def distinct(table: pa.Table, identity: Sequence[str]) -> pa.Table:
+    """All rows but those that repeat another one in every column, in the order of `identity`, then of `created` and content."""
+    if table.num_rows == 0:
+        return table
+    moment = table["created"].to_numpy(zero_copy_only=False).astype(np.float64)
+    moment = np.where(np.isnan(moment), np.inf, moment)
+    order = np.lexsort((moment, _codes(table, identity)))
+    table, moment = take(table, order), moment[order]
+    code = _codes(table, identity)
+    again = np.concatenate([[False], (code[1:] == code[:-1]) & (moment[1:] == moment[:-1])])
+    rows: list[int] = []
+    for run in np.split(np.arange(len(code)), np.flatnonzero(~again)[1:]):
+        rows += [int(run[0])] if len(run) == 1 else _distinct_contents(table, run)
+    return take(table, np.array(rows, dtype=np.int64))
+
+
+def _distinct_contents(table: pa.Table, run: Numbers) -> list[int]:
+    contents = {json.dumps(row, sort_keys=True, default=str): int(place) for place, row in zip(run, take(table, run).to_pylist(), strict=True)}
+    return [contents[content] for content in sorted(contents)]
