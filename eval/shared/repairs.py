@@ -6,6 +6,7 @@ lm-eval's can be run. Nothing of IberLM is imported: the tasks also run with pla
 """
 
 import collections
+import html
 import math
 import re
 import string
@@ -243,3 +244,52 @@ def spanish_domains(dataset: Dataset) -> Dataset:
     """INCLUDE in Spanish: the domains that lm-eval asks one by one."""
     asked = ("Arts & Humanities", "Health oriented education", "STEM", "Social Science")
     return dataset.filter(lambda doc: doc["domain"] in asked, load_from_cache_file=False)
+
+
+# --- BasqueGLUE, whose functions in lm-eval import `datasets.load_metric`, which is gone
+
+_GLUED = (
+    (re.compile(r"\s+([.,;:!?)])"), r"\1"),
+    (re.compile(r"(\s+|^)\(\s+([^)]+)\s+\)"), r"\1(\2)"),
+    (re.compile(r"(\s+|^)\[\s+([^)]+)\s+\]"), r"\1[\2]"),
+    (re.compile(r'(\s+|^)"\s+([^"]+)\s+"'), r'\1"\2"'),
+    (re.compile(r"(\s+|^)'\s+([^']+)\s+'"), r"\1'\2'"),
+)
+
+
+def _glued(text: str) -> str:
+    text = html.unescape(text)
+    for pattern, replacement in _GLUED:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def word_senses(dataset: Dataset) -> Dataset:
+    """WiC: sentences whose UTF-8 was read as Latin-1."""
+    return _mapped(dataset, lambda doc: doc | {name: _glued(doc[name]).encode("latin-1").decode("utf-8") for name in ("sentence1", "sentence2")})
+
+
+def coreference_question(doc: Doc) -> str:
+    """EpecKorref: the text with its two spans between stars, and the question whether they are the same thing."""
+    tokens = doc["text"].split(" ")
+    for start, span in ((doc["span1_index"], doc["span1_text"]), (doc["span2_index"] - 1, doc["span2_text"])):  # the second counts from 1
+        tokens[start] = f"*{tokens[start]}"
+        tokens[start + len(span.split(" ")) - 1] += "*"
+    first, second = _glued(doc["span1_text"]), _glued(doc["span2_text"])
+    return f'Testua: {_glued(" ".join(tokens))}\nGaldera: Aurreko testuan, "*{first}*" eta "*{second}*" gauza bera dira?\nErantzuna:'
+
+
+def micro_f1(pairs: list[tuple[int, int]]) -> float:
+    """Micro-averaged F1 of (right, given) labels, one each: the share of right ones."""
+    return sum(right == given for right, given in pairs) / len(pairs)
+
+
+def stance_f1(pairs: list[tuple[int, int]]) -> float:
+    """Mean F1 of the classes against (0) and in favour (2), as VaxxStance defines it."""
+    return sum(_class_f1(pairs, label) for label in (0, 2)) / 2
+
+
+def _class_f1(pairs: list[tuple[int, int]], label: int) -> float:
+    hits = sum(right == given == label for right, given in pairs)
+    named = sum(right == label for right, _ in pairs) + sum(given == label for _, given in pairs)
+    return 2 * hits / named if named else 0.0

@@ -15,7 +15,7 @@ from datasets import Dataset
 
 EVAL = Path(__file__).resolve().parents[1]
 SPLIT = "test"
-ADDRESSED = ("peninsular", "american")
+ADDRESSED = ("addressed_peninsular", "addressed_american")
 
 
 def acceptability(language: str, **_: Any) -> dict[str, Dataset]:
@@ -52,24 +52,15 @@ def frames(language: str, **_: Any) -> dict[str, Dataset]:
 def peninsular(language: str, **_: Any) -> dict[str, Dataset]:
     """Frames each addressed in Peninsular and in American Spanish: id, frame, pattern, addressed, context, choices, answer.
 
-    The two items of a frame share `frame` and the choices with their order. Answer: index of the form of the variety that is
-    addressed. `id` is the frame's with the address after a colon.
+    The two items of a frame stand one after the other and share `frame` and the choices with their order. Answer: index of
+    the form of the variety that is addressed.
     """
     rows = []
     for index, item in enumerate(_read(language, "peninsular.jsonl")):
-        choices, first = _in_turn(index, item["peninsular"], item["american"])
-        for other, addressed in enumerate(ADDRESSED):
-            rows.append(
-                {
-                    "id": f"{item['id']}:{addressed}",
-                    "frame": item["id"],
-                    "pattern": item["pattern"],
-                    "addressed": f"addressed_{addressed}",
-                    "context": item[f"{addressed}_context"],
-                    "choices": choices,
-                    "answer": first ^ other,
-                }
-            )
+        choices, first = _in_turn(index // 2, item["peninsular"], item["american"])
+        own = ADDRESSED.index(item["addressed"])
+        about = {name: item[name] for name in ("id", "frame", "pattern", "addressed", "context")}
+        rows.append(about | {"choices": choices, "answer": first ^ own})
     return {SPLIT: Dataset.from_list(rows)}
 
 

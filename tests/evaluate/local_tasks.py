@@ -13,7 +13,12 @@ CHOICE_METRICS = [
     {"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match")
 ]
 MULTIPLE = {"output_type": "multiple_choice", "doc_to_text": "{{question}}", "doc_to_choice": "choices", "doc_to_target": "answer"}
-GENERATED = {"output_type": "generate_until", "doc_to_text": "{{question}}", "doc_to_target": "{{text}}", "generation_kwargs": {"until": ["\n"], "max_gen_toks": 12}}
+GENERATED = {
+    "output_type": "generate_until",
+    "doc_to_text": "{{question}}",
+    "doc_to_target": "{{text}}",
+    "generation_kwargs": {"until": ["\n"], "max_gen_toks": 12},
+}
 TASKS: dict[str, dict[str, Any]] = {
     "sentences": MULTIPLE | {"doc_to_text": "", "target_delimiter": "", "metric_list": CHOICE_METRICS},
     "answers": MULTIPLE | {"metric_list": CHOICE_METRICS},
@@ -60,9 +65,22 @@ TASKS: dict[str, dict[str, Any]] = {
         ],
     },
     "two_lengths": GENERATED
-    | {"generation_kwargs": {"until": ["e"], "max_gen_toks": 5}, "num_fewshot": 1, "fewshot_split": "test", "metric_list": [{"metric": "chrf", "aggregation": "chrf", "higher_is_better": True}]},
+    | {
+        "generation_kwargs": {"until": ["e"], "max_gen_toks": 5},
+        "num_fewshot": 1,
+        "fewshot_split": "test",
+        "metric_list": [{"metric": "chrf", "aggregation": "chrf", "higher_is_better": True}],
+    },
 }  # fmt: skip
-PRIMARY = {"agreement": "mcc", "last_word": "acc", "documents": "bits_per_byte", "translated": "bleu", "filtered": "exact_match,whole", "two_lengths": "chrf", "exact": "exact_match"}
+PRIMARY = {
+    "agreement": "mcc",
+    "last_word": "acc",
+    "documents": "bits_per_byte",
+    "translated": "bleu",
+    "filtered": "exact_match,whole",
+    "two_lengths": "chrf",
+    "exact": "exact_match",
+}
 
 
 def write_tasks(folder: Path, items: int = 23) -> Path:

@@ -146,12 +146,8 @@ def summary(**names: str) -> Maker:
 
 def cabreu(n: int, _: str) -> Row:
     three = {f"a{k}": f"Surt  un tren de {place(n)}, {k}." for k in (1, 2, 3)}
-    return {
-        "id": str(n),
-        "title": place(n),
-        "content": f"{sentence(n)}  {sentence(n + 1)}",
-        "summaries": {kind: three for kind in ("extractive", "abstractive", "extreme")},
-    }
+    kinds = ("extractive", "abstractive", "extreme")
+    return {"id": str(n), "title": place(n), "content": f"{sentence(n)}  {sentence(n + 1)}", "summaries": dict.fromkeys(kinds, three)}
 
 
 def options(n: int, _: str) -> Row:
@@ -194,8 +190,8 @@ def truthful(n: int, config: str) -> Row:
     true, false = ["Surt a les nou.", "Surt puntual"], ["No surt cap tren.", "Vola"]
     both = {"choices": true + false, "labels": [1, 1, 0, 0]}
     only = {"choices": [true[0], *false], "labels": [1, 0, 0]}
-    return {"type": "Adversarial", "category": "trens", "question": f"{question(n)} ", "best_answer": true[0], "correct_answers": true, "incorrect_answers": false,
-            "source": "", "mc1_targets": only, "mc2_targets": both, "lang": config}  # fmt: skip
+    return {"type": "Adversarial", "category": "trens", "question": f"{question(n)} ", "best_answer": true[0], "correct_answers": true,
+            "incorrect_answers": false, "source": "", "mc1_targets": only, "mc2_targets": both, "lang": config}  # fmt: skip
 
 
 def phrases(*languages: str) -> Maker:
@@ -228,6 +224,19 @@ def ifeval(n: int, language: str) -> Row:
     kind = f"{language}:{kinds[n % 2]}"
     arguments = {"num_words": 3, "relation": "at least"} if n % 2 else {"num_words": None, "relation": None}
     return {"key": n, "prompt": question(n), "instruction_id_list": [kind], "kwargs": [arguments]}
+
+
+def basque_glue(n: int, config: str) -> Row:
+    text = f"{n}. trena {place(n)} hiritik ateratzen da ."
+    spans = {"span1_text": f"{n}. trena", "span2_text": place(n), "span1_index": 0, "span2_index": 3}  # the second counts from 1
+    return {"idx": n} | {
+        "qnli": {"question": question(n), "sentence": text, "label": n % 2},
+        "bec": {"text": text, "label": n % 3},
+        "bhtc": {"text": text, "label": n % 12},
+        "vaxx": {"text": text, "label": n % 3},
+        "coref": {"text": text, **spans, "label": n % 2},
+        "wic": {"word": "tren", "sentence1": text, "sentence2": "Trena dator .", "label": n % 2},
+    }[config]
 
 
 def eqbench(n: int, _: str) -> Row:
@@ -286,6 +295,7 @@ MAKERS: dict[str, Maker] = {
     "mteb/flores": flores,
     "nbel/CatCoLA": acceptability("Sentence", "Label"),
     "nbel/EsCoLA": acceptability("Sentence", "Label"),
+    "orai-nlp/basqueGLUE": basque_glue,
     "projecte-aina/COPA-ca": copa,
     "projecte-aina/CoQCat": coqcat,
     "projecte-aina/IFEval_ca": lambda n, _: ifeval(n, "ca"),
@@ -331,11 +341,11 @@ def rows_of(dataset: str, config: str, split: str) -> Dataset:
         raise KeyError(f"tests/evaluate/staged.py has no row maker for the data set '{dataset}'; write one of the columns that its task reads")
     maker = SOLVED.get(dataset, MAKERS[dataset]) if split == "train" else MAKERS[dataset]
     made = [maker(number, config) for number in range(ROWS * GROUPS.get(dataset, 1))]
-    rows = Dataset.from_list(made, features=EMPTY["mgsm"] if MAKERS[dataset] is mgsm else None)
+    features = EMPTY["mgsm"] if MAKERS[dataset] is mgsm else Dataset.from_list(made).features
     if dataset in CLASSES:
         column, names = CLASSES[dataset]
-        rows = rows.cast_column(column, ClassLabel(names=names))
-    return rows
+        features[column] = ClassLabel(names=names)
+    return Dataset.from_list(made, features=features)
 
 
 def stage(root: Path, source: Source, *, licence: str = "CC-BY-4.0") -> Path:

@@ -23,7 +23,7 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ours(model: Path, store: Path, tasks: Path, names: list[str], **changes: Any) -> Evaluated:
-    config = EvaluateConfig(model_folder=str(model), validation="-", store=str(store), **({"batch_size": BATCH} | changes))
+    config = EvaluateConfig(model_folder=str(model), validation="-", store=str(store), num_fewshot=-1, **({"batch_size": BATCH} | changes))
     return evaluate_tasks(config, [asked(tasks, name) for name in names])
 
 

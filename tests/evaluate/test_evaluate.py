@@ -173,7 +173,16 @@ def test_plain_lm_eval_on_the_same_files_gives_the_same_numbers(plain_model: Pat
         "--include_path",
         str(resource_dir("eval")),
     ]
-    command += ["--tasks", ",".join(f"{family}_ca_valencia" for family in FAMILIES), "--device", "cpu", "--batch_size", "1", "--output_path", str(tmp_path / "plain.json")]
+    command += [
+        "--tasks",
+        ",".join(f"{family}_ca_valencia" for family in FAMILIES),
+        "--device",
+        "cpu",
+        "--batch_size",
+        "1",
+        "--output_path",
+        str(tmp_path / "plain.json"),
+    ]
     environment = os.environ | {"IBERLM_VALIDATION": str(validation), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=tmp_path / "elsewhere", env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

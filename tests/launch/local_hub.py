@@ -12,12 +12,18 @@ from urllib.parse import unquote, urlsplit
 
 @dataclass
 class Repository:
-    """A model or a data set at its one commit."""
+    """A model or a data set at its one commit, and at those of other branches."""
 
     commit: str
     files: dict[str, bytes]
     gated: bool = False
     """Files are given to those who send a token only."""
+    branches: dict[str, "Repository"] = field(default_factory=dict)
+    """By name, such as the one with the hub's conversion to Parquet."""
+
+    def at(self, place: str) -> "Repository":
+        """The branch whose name or commit is in the path of a request; this one where there is none."""
+        return next((other for name, other in self.branches.items() if name in place or other.commit in place), self)
 
 
 @dataclass
@@ -98,12 +104,14 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._api(path.removeprefix(f"/api/{kind}/{name}").strip("/"), name, repository, body)
             if path.startswith(f"{prefix}/resolve/"):
                 revision, _, file = path.removeprefix(f"{prefix}/resolve/").partition("/")
-                return self._file(repository, revision, file)
+                return self._file(repository.at(revision), revision, file)
         return self._refuse(404, "RepoNotFound", "Repository not found")
 
     def _api(self, rest: str, name: str, repository: Repository, body: bytes) -> None:
+        branches, repository = repository.branches, repository.at(rest)
         action, _, revision = rest.partition("/")
-        revision = revision.partition("/")[0] or "main"
+        named = next((name for name in branches if name in revision), "")
+        revision = repository.commit if named else revision.partition("/")[0] or "main"
         if revision not in ("main", repository.commit):
             return self._refuse(404, "RevisionNotFound", "Invalid rev id")
         entries = [_entry(path, content) for path, content in repository.files.items()]

@@ -306,6 +306,7 @@ def test_paths_on_this_machine_alone_are_refused_where_the_run_lies_elsewhere(tm
 def test_without_a_bundle_the_cache_that_the_job_will_use_counts(hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gather(tmp_path / "bundle", [model(), dataset()])
     shared = tmp_path / "bundle" / "hub"
+    (shared / "datasets" / "town___set").mkdir(parents=True)  # as the data sets library names what it prepared by itself
     needs = [model(), dataset()]
     monkeypatch.setenv("SHARED", str(shared))
     assert missing(needs, cluster(environment={"HF_HOME": "$SHARED"}), tmp_path) == []
@@ -370,19 +371,21 @@ def test_needs_of_each_verb_are_those_of_its_settings(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert found("run", "pipeline=demo", "stages=[evaluate]", "evaluate.model_folder=/x/model") == [(PATH, "/x/model", "model_folder")]
     assert found("fetch", "corpus=debian_docs")[0][0] == DOWNLOAD
-    assert found("evaluate", "suite.tasks=[]", "+suite.upstream={gl: [galcola, summarization_gl], es: [wnli_es]}", "validation=''") == [
-        (DATASET, "proxectonos/galcola", "suite.upstream galcola"), (REFUSED, "summarization_gl", "suite.upstream summarization_gl"),
-        (DATASET, "proxectonos/summarization_gl", "suite.upstream summarization_gl"), (REFUSED, "wnli_es", "suite.upstream wnli_es"),
+    licences = "+suite.licences={galcola: CC-BY-4.0, summarization_gl: CC-BY-4.0}"
+    assert found("evaluate", "suite.tasks=[]", "+suite.upstream={gl: [galcola, summarization_gl], es: [wnli_es]}", licences, "validation=''") == [
+        (REFUSED, "summarization_gl", "suite"), (DATASET, "proxectonos/galcola", "suite: galcola"),
+        (DATASET, "proxectonos/summarization_gl", "suite: summarization_gl"), (DATASET, "PlanTL-GOB-ES/wnli-es", "suite: wnli_es"),
     ]  # fmt: skip
-    with pytest.raises(ConfigError, match=r"lm-eval has no task 'galcol'; did you mean galcola"):
+    with pytest.raises(ConfigError, match=r"unknown task 'galcol'; did you mean 'galcola'"):
         found("evaluate", "+suite.upstream={gl: [galcol]}")
     with pytest.raises(ConfigError, match="'town/tiny@main': 'main' is not a commit"):
         found("pretrain", "initial_model='town/tiny@main'")
 
 
 def test_a_suite_that_would_run_code_of_the_hub_is_refused_by_prefetch(tmp_path: Path) -> None:
-    settings = ["suite.tasks=[]", "+suite.upstream={gl: [summarization_gl]}", "validation=''"]
-    with pytest.raises(ConfigError, match="summarization_gl its metric 'rouge' is a program on the hub, which would be run; leave the task out"):
+    settings = ["suite.tasks=[]", "+suite.upstream={gl: [summarization_gl]}", "+suite.licences={summarization_gl: CC-BY-4.0}", "validation=''"]
+    refused = "summarization_gl its metric 'rouge' is a program on the hub, which would be run; ask 'summarization_gl_iberlm' in its place"
+    with pytest.raises(ConfigError, match=refused):
         prefetch("evaluate", settings, out=tmp_path / "bundle", wheels=False, loops=False, check=False)
     with pytest.raises(ConfigError, match="give the bundle's folder: --out FOLDER"):
         prefetch("evaluate", [], out=None, wheels=False, loops=False, check=False)

@@ -18,7 +18,7 @@ from iberlm.core.stage import Record, run_stage
 
 SECTIONS = (
     *("line", "sources", "funnel", "rights", "repeats", "tokens", "tokenizer"),
-    *("training", "evaluation", "finetuning", "samples", "generations", "configuration"),
+    *("training", "curves", "evaluation", "finetuning", "samples", "generations", "configuration"),
 )
 """Anchors of the sections in their order."""
 RIGHT_TO_LEFT = "\u202eשלום עולם مرحبا\u202c"
@@ -241,18 +241,39 @@ def _tokenize(out: Path, record: Record) -> None:
 def _evaluate(shift: float) -> Write:
     def write(out: Path, record: Record) -> None:
         def row(metric: str, value: float, error: float, n: int, chance: float | None, note: str | None = None) -> dict[str, Any]:
-            return {"metric": metric, "value": value, "stderr": error, "n": n, "chance": chance, "note": note}
+            ends = {"low": value - 2 * error, "high": value + 2 * error}
+            return {"task": "t", "metric": metric, "value": value, "stderr": error, **ends, "n": n, "chance": chance, "note": note, "averaged": n >= 100}
 
         table = {
             "bits_per_byte": {tag: row("bits_per_byte", 2.3 - shift, 0.05, 2, None) for tag in LANGUAGES},
             "minimal_pairs": {tag: row("acc", 0.62 + shift + 0.03 * index, 0.067, 52, 0.5) for index, tag in enumerate(LANGUAGES)},
             "reading": {tag: row("acc", 0.25, 0.09, 24, 0.25, "constant prediction: always choice 0") for tag in LANGUAGES},
+            "variety_choice": {
+                "ca-valencia": row("acc", 0.55 + shift, 0.04, 156, 0.5)
+                | {"groups": {name: {"value": 0.5 + shift, "low": 0.2, "high": 0.8, "n": 12} for name in ("este_aquest", "meua_meva")}}
+            },
         }
-        write_json(out / "table.json", table)
-        record.output(out / "table.json")
+        languages = {tag: {"value": None, "low": None, "high": None, "tasks": [], "left_out": [{"task": "t", "why": "24 items"}]} for tag in LANGUAGES}
+        languages["ca-valencia"] |= {"value": 12.5 + 100 * shift, "low": 4.0, "high": 21.0, "tasks": ["reading_ca_valencia"]}
+        counts = {"kept": 40, "central": 60, "valencian": 20, "contrary": 12}
+        variety = {"ca": {"frames": 132, "counts": counts, "shares": {kind: count / 132 for kind, count in counts.items()}}}
+        files = {"table.json": table, "languages.json": languages, "variety.json": variety}
+        if shift:
+            files["comparison.json"] = {"sentences": [SENTENCE], "tasks": [_verdict("minimal_pairs_eu", "A"), _verdict("reading_gl", "")]}
+        for name, value in files.items():
+            write_json(out / name, value)
+            record.output(out / name)
         record.metrics = table
 
     return write
+
+
+SENTENCE = "A is better on eu (+4.2 points, 95% interval 1.1 to 7.3)"
+
+
+def _verdict(task: str, better: str) -> dict[str, Any]:
+    numbers = {"difference": {"value": 0.042, "low": 0.011, "high": 0.073}, "p": 0.0004, "p_holm": 0.02, "detectable": 0.05}
+    return {"task": task, "language": task[-2:], "metric": "acc", **numbers, "only_a": 9, "only_b": 3, "better": better}
 
 
 def _finetune(out: Path, record: Record) -> None:

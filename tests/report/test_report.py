@@ -15,7 +15,7 @@ from iberlm.core.manifest import read_manifest
 from iberlm.core.stage import Record
 from iberlm.report import report
 from iberlm.report.config import ReportConfig
-from iberlm.report.model_sections import before_after
+from iberlm.report.finetuning_section import before_after
 from iberlm.report.reasons import KINDS, REASONS, VERDICTS
 from iberlm.report.run_folder import OPTIONAL
 from iberlm.report.run_folder import STAGES as NAMES
@@ -69,7 +69,7 @@ def test_complete_run_has_every_section_and_number(whole_run: Path) -> None:
     assert "190 documents kept of 322 extracted" in page.text
     assert "3,412,224" in page.text
     assert "not run" not in page.text.replace("has not run, so", "")
-    for said in ("below the baseline", "above the baseline", "constant prediction: always choice 0", "62.0 ± 6.7", "67.0 ± 6.7", "estimated: CPU seconds"):
+    for said in ("below the baseline", "above the baseline", "constant prediction: always choice 0", "62.0 [48.6, 75.4]", "67.0 [53.6, 80.4]", "estimated: CPU seconds"):
         assert said in page.text
     assert "In Galician the model is above the unigram baseline" in page.text
 
@@ -105,7 +105,7 @@ def test_stages_that_others_are_compared_with_may_be_missing(tmp_path: Path, car
     report.run(ReportConfig(run_dir=str(tmp_path)), manifests, tmp_path / "report")
     text = Page(read(tmp_path)).text
     assert "no comparison" in text
-    assert "67.0 ± 6.7" in text
+    assert "67.0 [53.6, 80.4]" in text
     assert "The stage “Evaluate” has not run" in text
 
 

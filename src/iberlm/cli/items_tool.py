@@ -49,13 +49,14 @@ def items(
 
 def _write(config: Any, out: Path, task: Any) -> int:
     """Write the file of one task; the number of its items."""
+    from iberlm.evaluate.asked import data_folders
     from iberlm.evaluate.catalogue import task_facts
     from iberlm.evaluate.contamination import asked_texts, write_items
     from iberlm.evaluate.staging import overrides, staged
     from iberlm.evaluate.tasks import load_task
 
     facts = task_facts(task.name, language=task.language, licences=config.suite.licences)
-    data = staged(facts, [Path(folder).expanduser() for folder in (config.data, config.cluster.bundle) if folder])
+    data = staged(facts, data_folders(config))
     loaded = load_task(facts, overrides=overrides(data) if data is not None else {}, metadata={})
     try:
         return write_items(out, task.name, ((doc, asked_texts(loaded, doc)) for doc in loaded.eval_docs))

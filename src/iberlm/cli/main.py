@@ -80,6 +80,8 @@ TOOLS = {
     "status": "the jobs of a run: what runs, how far, what failed and why",
     "logs": "the log of a job",
     "cancel": "cancel the jobs of a run",
+    "compare": "two models, or one in two settings, item by item: which is better, and what cannot be seen",
+    "review-items": "a form for people to judge a task's items, and what they said",
     "lineage": "which training steps read a document",
     "resize-embeddings": "give a model another tokenizer",
     "export-checkpoint": "a checkpoint as a Hugging Face model folder",

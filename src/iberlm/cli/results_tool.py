@@ -120,7 +120,7 @@ def check_store(
 
     _existing(store)
     if set_aside:
-        for path in Store(store).set_aside_damaged():
+        for path in Store(store).set_aside_damaged(thorough=True):
             print(path)
     problems = [str(error) for _, error in Store(store).check()]
     if problems:

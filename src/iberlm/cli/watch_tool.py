@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
-import functools
 import os
 import re
 import shutil
@@ -26,7 +25,6 @@ from iberlm.cli.main import INTERRUPTED_STATUS
 from iberlm.core.errors import CardError, ConfigError, DataError, ResourceError
 from iberlm.core.files import disk_errors, sha256_file, sha256_json
 from iberlm.core.manifest import find_manifest
-from iberlm.core.process import die_with_parent
 from iberlm.core.progress import say
 from iberlm.core.stage import identity, shown
 from iberlm.core.stopping import STOP_SIGNALS, Interrupted, forwarded_stop_signals
@@ -133,7 +131,16 @@ class Watcher:
         self._said = ""
 
     def begin(self) -> None:
-        """Say what is watched."""
+        """Say what is watched. Raises `ConfigError` for a suite that cannot be asked: nobody should wait a night to be told so."""
+        from iberlm.evaluate.asked import data_folders, suite_facts
+        from iberlm.evaluate.catalogue import OWN as OWN_TASKS
+        from iberlm.evaluate.staging import staged
+
+        facts, _ = suite_facts(self.settings)
+        folders = data_folders(self.settings)
+        if left := [entry.name for entry in facts if entry.source != OWN_TASKS and staged(entry, folders) is None]:
+            named = f"{len(left)} tasks ({', '.join([*left[:3], *(['...'] if left[3:] else [])])})" if left[1:] else left[0]
+            say(f"watch: the data of {named} is not staged, and must be in the local cache; iberlm prefetch evaluate gathers it, for data=FOLDER")
         done = sum(self._is_evaluated(checkpoint) for checkpoint in self._all())
         say(f"watch: {shown(self.watched.run_dir)}, suite {self.settings.suite.name}" + (f"; {done} checkpoints are evaluated already" if done else ""))
 
@@ -287,6 +294,8 @@ class ClusterWatcher(Watcher):
 
 ARRAY = "evaluate-sweep"
 """Name of the job that `submit_sweep` makes of evaluations."""
+_CHILD = "import sys; from iberlm.core.process import die_with_parent; die_with_parent(int(sys.argv.pop(1))); from iberlm.cli.main import main; main()"
+"""`iberlm`, asked by itself not to outlive the watcher: a function of ours between fork and exec would be unsafe beside Arrow's threads."""
 
 
 def _apart(arguments: list[str], *, quiet: bool) -> tuple[int, str]:
@@ -296,17 +305,9 @@ def _apart(arguments: list[str], *, quiet: bool) -> tuple[int, str]:
     """
     children: list[subprocess.Popen[str]] = []
     with forwarded_stop_signals(lambda: children):
-        # preexec_fn is safe: this process has no threads of its own
-        children.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "iberlm", *arguments],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE if quiet else None,
-                text=True,
-                errors="replace",
-                preexec_fn=functools.partial(die_with_parent, os.getpid()),
-            )
-        )
+        pipe = subprocess.PIPE if quiet else None
+        command = [sys.executable, "-c", _CHILD, str(os.getpid()), *arguments]
+        children.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=pipe, text=True, errors="replace"))
         words = children[0].communicate()[1] or ""
     status = children[0].returncode
     if status == Interrupted.exit_status or -status in STOP_SIGNALS:

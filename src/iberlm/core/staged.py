@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,14 +126,11 @@ def read_record(folder: Path) -> Record | None:
         return None
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-        version = value.pop("format")
-        record = Record(**value)
-        record = replace(record, splits={name: Split(**entry) for name, entry in value["splits"].items()})
+        if (version := value.pop("format")) != FORMAT:
+            raise CorruptError(f"{path}: format {version}, {FORMAT} was expected; it is of another version of IberLM")
+        return Record(**value | {"splits": {name: Split(**entry) for name, entry in value["splits"].items()}})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptError(f"{path}: not the record of a staged data set ({error}); delete its folder and run `iberlm prefetch` again") from error
-    if version != FORMAT:
-        raise CorruptError(f"{path}: format {version}, {FORMAT} was expected; it is of another version of IberLM")
-    return record
 
 
 def record_problems(folder: Path, record: Record, splits: Iterable[str], *, checksums: bool) -> list[str]:

@@ -14,8 +14,7 @@ GUESSED_BITS = 8.0
 SAME_TASKS = 2
 """Two models may have the same score on one task by chance."""
 DECIMALS = 4
-_MIN_SHARE = 0.01
-_MIN_SAME_ITEMS = 20
+_MIN_ITEMS = 10
 
 
 def alarms(items: Sequence[Mapping[str, Any]], result: Mapping[str, Any]) -> list[str]:
@@ -101,21 +100,41 @@ def _of(count: int, total: int) -> str:
     return f"{count} of {total} items ({100 * count / total:.3g}%)"
 
 
-def same_scores(results: pa.Table) -> list[str]:
-    """Sentences on pairs of different models whose primary scores agree to four decimals on several tasks."""
-    wanted = ["model", "model_name", "task", "version", "task_key", "group", "metric", "primary", "value"]
+def same_scores(results: pa.Table, items: pa.Table | None = None) -> list[str]:
+    """Sentences on pairs of different models whose primary scores agree to four decimals on several tasks, or that gave the same answers to all of one.
+
+    Such pairs are often one model under two names, or one model's answers taken for the other's. `results` are rows of a store; the answers are
+    looked at where `items` is given.
+    """
     scores: dict[str, dict[tuple[Any, ...], float]] = defaultdict(dict)
     names: dict[str, str] = {}
-    for row in results.select(wanted).to_pylist():
+    for row in results.select(["model", "model_name", "task", "version", "task_key", "group", "metric", "primary", "value"]).to_pylist():
+        names[row["model"]] = row["model_name"] or row["model"][:12]
         if row["primary"] and not row["group"] and row["value"] is not None:
-            scores[row["model"]][(row["task"], row["version"], row["task_key"], row["metric"])] = round(row["value"], DECIMALS)
-            names[row["model"]] = row["model_name"] or row["model"][:12]
+            scores[row["model"]][row["task"], row["version"], row["task_key"], row["metric"]] = round(row["value"], DECIMALS)
     sentences = []
     for a, b in combinations(scores, 2):
         common = scores[a].keys() & scores[b].keys()
         same = sorted(key[0] for key in common if scores[a][key] == scores[b][key])
         if len(same) >= SAME_TASKS:
-            sentences.append(
-                f"{names[a]} and {names[b]} have the same scores on {len(same)} of {len(common)} tasks ({', '.join(same[:5])}): are they the same weights?"
-            )
-    return sentences
+            sentences.append(f"{names[a]} and {names[b]} have the same score on {len(same)} of {len(common)} tasks ({_some(same)}): are they one model?")
+    return sentences + (_same_answers(items, names) if items is not None else [])
+
+
+def _same_answers(items: pa.Table, names: Mapping[str, str]) -> list[str]:
+    answers: dict[tuple[str, str, str], dict[str, dict[int, str]]] = defaultdict(lambda: defaultdict(dict))
+    for row in items.select(["model", "task", "version", "task_key", "item", "responses"]).to_pylist():
+        answers[row["task"], row["version"], row["task_key"]][row["model"]][row["item"]] = row["responses"]
+    tasks: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for (task, _, _), models in answers.items():
+        for a, b in combinations(sorted(models), 2):
+            if len(models[a]) >= _MIN_ITEMS and models[a] == models[b]:
+                tasks[a, b].append(task)
+    return [
+        f"{names.get(a, a[:12])} and {names.get(b, b[:12])} gave the same answers to all items of {_some(sorted(same))}: are they one model?"
+        for (a, b), same in sorted(tasks.items())
+    ]
+
+
+def _some(tasks: Sequence[str]) -> str:
+    return ", ".join(tasks[:5]) + (f" and {len(tasks) - 5} more" if len(tasks) > 5 else "")

@@ -41,10 +41,14 @@ class Asked:
 
         given = overrides(self.staged) if self.staged is not None else {}
         task = load_task(self.facts, overrides=given, metadata={"validation": config.validation} if config.validation else {})
+        self.prepare(task, config.seed)
+        return task
+
+    def prepare(self, task: Any, seed: int) -> None:
+        """Set the number of solved examples, and begin their choice anew: every rendering of an item draws from it."""
         if task.get_config("num_fewshot") != 0 or self.num_fewshot == 0:
             task.set_config("num_fewshot", self.num_fewshot)
-        task.set_fewshot_seed(config.seed)
-        return task
+        task.set_fewshot_seed(seed)
 
 
 @dataclass(frozen=True)

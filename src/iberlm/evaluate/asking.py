@@ -12,13 +12,13 @@ from typing import Any
 
 from lm_eval.evaluator import evaluate
 
-from iberlm.core.errors import ConfigError, IberlmError
+from iberlm.core.errors import ConfigError, DataError, IberlmError
 from iberlm.core.files import sha256_json, write_json
 from iberlm.core.needs import local_folder
 from iberlm.core.progress import say
 from iberlm.core.ranks import run_ranks
 from iberlm.evaluate.answers import StoredLM
-from iberlm.evaluate.asked import NO_TEMPLATE, Asked, ModelIdentity
+from iberlm.evaluate.asked import NO_TEMPLATE, Asked, ModelIdentity, data_folders
 from iberlm.evaluate.backends import Backend, Slices, open_backend
 from iberlm.evaluate.catalogue import TaskFacts
 from iberlm.evaluate.command import command_of
@@ -27,6 +27,7 @@ from iberlm.evaluate.engine import Advance, Rows, model_name, same_conditions
 from iberlm.evaluate.fingerprint import parameters
 from iberlm.evaluate.item_rows import item_rows, metrics_of
 from iberlm.evaluate.model import gpu_count
+from iberlm.evaluate.preflight import preflight
 from iberlm.evaluate.quiet import quiet_harness
 from iberlm.evaluate.scoring import Scoring, prompts_hash, result_rows
 from iberlm.evaluate.store.journal import Journal, writing
@@ -36,6 +37,7 @@ from iberlm.evaluate.store.store import Store
 
 def ask_all(config: EvaluateConfig, store: Store, pending: list[Asked], done: dict[str, tuple[Rows, Rows]], advance: Advance) -> int:
     """Ask the model every pending task; put each task's rows into `done`, and return the number of requests that were computed."""
+    built = _preflight(config, pending)
     processes = config.processes or max(1, gpu_count())
     if processes > 1:
         _answer_in_processes(config, [task.facts.name for task in pending], processes)
@@ -45,11 +47,30 @@ def ask_all(config: EvaluateConfig, store: Store, pending: list[Asked], done: di
         backend = open_backend(config, weights=processes == 1)
         model = ModelIdentity(backend.model, backend.dtype, backend.name)
         for task in pending:
-            rows, items, requests = _ask(config, backend, store, model, task, advance)
+            rows, items, requests = _ask(config, backend, store, model, task, built.pop(task.facts.name), advance)
             done[task.facts.name] = rows, items
             computed += requests
             advance(1, task.facts.name)
     return computed
+
+
+def _preflight(config: EvaluateConfig, pending: list[Asked]) -> dict[str, Any]:
+    """The tasks of lm-eval by name, built and rehearsed. Raises `DataError` with all that stands against asking them."""
+    built: dict[str, Any] = {}
+    problems = preflight(
+        [asked.facts for asked in pending],
+        data_folders(config),
+        num_fewshot=config.num_fewshot,
+        seed=config.seed,
+        chat_template=config.chat_template,
+        model_folder=local_folder(config.model_folder, config.cluster) if config.backend.kind == "transformers" else None,
+        validation=config.validation,
+        command=f"iberlm prefetch evaluate suite={config.suite.name} --out BUNDLE",
+        built=built,
+    )
+    if problems:
+        raise DataError("the suite cannot be asked:\n  " + "\n  ".join(problems))
+    return built
 
 
 def _answer_in_processes(config: EvaluateConfig, tasks: list[str], processes: int) -> None:
@@ -80,7 +101,11 @@ def _responses(store: Store, model: ModelIdentity, asked: Asked, task: Any) -> d
     """Answers of the store to this version of the task, by prompt hash."""
     conditions = (str(task.VERSION), _shots(task))
     held = store.answered(model.key, asked.facts.name).values()
-    return {row["prompt_hash"]: json.loads(row["responses"]) for row in held if same_conditions(row, model, asked) and (row["version"], row["num_fewshot"]) == conditions}
+    return {
+        row["prompt_hash"]: json.loads(row["responses"])
+        for row in held
+        if same_conditions(row, model, asked) and (row["version"], row["num_fewshot"]) == conditions
+    }
 
 
 def _shots(task: Any) -> int:
@@ -104,7 +129,7 @@ def _harness(config: EvaluateConfig, lm: StoredLM, asked: Asked, task: Any) -> A
         raise type(error)(f"{asked.facts.name}: {error}") from error
 
 
-def _ask(config: EvaluateConfig, backend: Backend, store: Store, model: ModelIdentity, asked: Asked, advance: Advance) -> tuple[Rows, Rows, int]:
+def _ask(config: EvaluateConfig, backend: Backend, store: Store, model: ModelIdentity, asked: Asked, task: Any, advance: Advance) -> tuple[Rows, Rows, int]:
     """Ask one task and store its items and results."""
     name, count = asked.facts.name, 0
 
@@ -113,7 +138,7 @@ def _ask(config: EvaluateConfig, backend: Backend, store: Store, model: ModelIde
         count += requests
         advance(0, f"{name}, {count:,} requests")
 
-    task = asked.load(config)
+    asked.prepare(task, config.seed)  # the rehearsal has drawn examples
     journal_name = _journal_name(model, asked)
     with writing(store.folder, journal_name), Journal(store.folder, journal_name) as journal:
         slices = Slices(journal, done=done)

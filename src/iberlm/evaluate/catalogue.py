@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from iberlm.core.errors import ConfigError
-from iberlm.core.languages import LANGUAGES, file_safe
+from iberlm.core.languages import LANGUAGES, NAMES, file_safe
 from iberlm.core.resources import resource_dir
+from iberlm.evaluate.review import is_reviewed
 from iberlm.evaluate.tasks import lm_eval_tasks, read_file
 
 MEASURES = (
@@ -94,7 +95,7 @@ def catalogue() -> dict[str, TaskFacts]:
         if facts.name in found:
             raise ConfigError(f"{facts.file}: there are two tasks '{facts.name}'; the other is {found[facts.name].file}")
         if cell in cells:
-            raise ConfigError(f"{facts.file}: '{facts.name}' and '{cells[cell]}' are both the task of family '{facts.family}' in {facts.language}; name one anew")
+            raise ConfigError(f"{facts.file}: '{facts.name}' and '{cells[cell]}' are both of family '{facts.family}' in {facts.language}; name one anew")
         found[facts.name], cells[cell] = facts, facts.name
     return found
 
@@ -167,7 +168,7 @@ def _own_facts(path: Path, language: str) -> TaskFacts:
         cluster=metadata.get("cluster_field", ""),
         group=metadata.get("group_field", ""),
         synthetic=bool(metadata.get("synthetic", False)),
-        human_reviewed=bool(metadata.get("human_reviewed", True)),
+        human_reviewed=bool(metadata.get("human_reviewed", True)) or is_reviewed(path.stem),
         raw_text=bool(metadata.get("raw_text", False)),
         checked="file",
     )
@@ -246,11 +247,22 @@ def _uncatalogued(name: str, language: str) -> TaskFacts:
     )  # fmt: skip
 
 
-@cache
+_TASK_NAME = re.compile(rb"^[\"']?task[\"']?:[ \t]*[\"']?([^\"'#\n]*[^\"'#\s])", re.MULTILINE)
+
+
 def find_upstream(name: str) -> Path | None:
-    """The file of one of lm-eval's tasks by its name, found by reading the text of its task files, which takes a second or two."""
-    wanted = re.compile(rb"^task:\s*[\"']?" + re.escape(name.encode()) + rb"[\"']?\s*(#.*)?$", re.MULTILINE)
-    return next((path for path in sorted(lm_eval_tasks().rglob("*.yaml")) if wanted.search(path.read_bytes())), None)
+    """The file of one of lm-eval's tasks by its name; None where there is none. The first question takes about a second."""
+    return _upstream_files().get(name)
+
+
+@cache
+def _upstream_files() -> dict[str, Path]:
+    """Files of lm-eval's tasks by name, by the text of the files alone: lm-eval's index parses them all, which takes ten times as long."""
+    found: dict[str, Path] = {}
+    for path in sorted(lm_eval_tasks().rglob("*.yaml"), key=Path.as_posix):
+        if named := _TASK_NAME.search(path.read_bytes()):
+            found.setdefault(named[1].decode(), path)
+    return found
 
 
 def _hint(name: str) -> str:
@@ -263,3 +275,49 @@ def _hint(name: str) -> str:
     matches = " or ".join(f"'{match}'" for match in close)
     hint = f"did you mean {matches}?" if close else "docs/reference/evaluation-tasks.md lists them"
     return f"{hint} (a task of lm-eval's that is not in the catalogue also needs its licence: suite.licences={{{name}: SPDX}})"
+
+
+_PAGE_HEAD = """# Evaluation tasks
+
+Every task of the catalogue by language, written by `python -m iberlm.evaluate.catalogue`; a test compares this page with the catalogue.
+
+- **family**: the row of a table that has languages for columns; what `suite.tasks` lists.
+- **task**: its name in lm-evaluation-harness. In *italics* our own; with the ending `_iberlm` our version of one of lm-eval's that does not run
+  any more, with the same prompts and scores; the others are lm-eval's, read where it is installed.
+- **licence**: of the data, with where it is stated; † nobody has looked it up since it was noted. *unknown*: nobody has stated one. Such a
+  task is in no suite of ours, and is asked only with `suite.licences={TASK: SPDX}`.
+- **shots**: solved examples with which the benchmark's authors report it (`num_fewshot=-1` takes these).
+- **chance**: the value of guessing; without one the task is shown, not averaged.
+- **items**: of the split that is asked; empty where it is known when the data are there. Tasks with fewer than LEAST are shown, not averaged.
+- **revision**: the commit that is asked; where there is none `iberlm prefetch` pins the newest.
+"""
+
+
+def reference_page() -> str:
+    """The page `docs/reference/evaluation-tasks.md`: a table a language."""
+    sections = [_PAGE_HEAD.replace("LEAST", str(MIN_ITEMS))]
+    heading = "| family | task | measures | data set | revision | licence | metric | shots | chance | items |\n|---|---|---|---|---|---|---|---|---|---|"
+    for language in LANGUAGES:
+        found = [facts for facts in catalogue().values() if facts.language == language]
+        tasks = sorted(found, key=lambda facts: (MEASURES.index(facts.measures), facts.family))
+        sections.append("\n".join([f"## {NAMES[language]} (`{language}`)\n", heading, *map(_page_row, tasks)]))
+    return "\n\n".join(section.strip() for section in sections) + "\n"
+
+
+def _page_row(facts: TaskFacts) -> str:
+    own = facts.source == OWN
+    name = f"*`{facts.name}`*" if own else f"`{facts.name}`"
+    if own:
+        data = "own items" + (", synthetic" if facts.synthetic else "") + ("" if facts.human_reviewed else ", not reviewed")
+    else:
+        data = f"[{facts.dataset}](https://huggingface.co/datasets/{facts.dataset})" + (f" {facts.dataset_config}" if facts.dataset_config else "")
+    link = f"[{facts.licence}]({facts.licence_evidence})" if facts.licence_evidence.startswith("http") else facts.licence
+    licence = f"*{UNKNOWN}*" if facts.licence == UNKNOWN else link + ("†" if facts.checked.startswith("licence memory") else "")
+    chance = "" if facts.chance is None else f"{facts.chance:.3g}"
+    items = "" if facts.items is None else f"{facts.items:,}"
+    cells = [facts.family, name, facts.measures.replace("_", " "), data, facts.revision[:7], licence, facts.metric, str(facts.num_fewshot), chance, items]
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    print(reference_page(), end="")

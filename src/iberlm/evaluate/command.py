@@ -11,7 +11,11 @@ def command_of(config: EvaluateConfig, facts: TaskFacts) -> str:
     """`iberlm evaluate ...` for one task with these settings: those that decide the number, and where model and data lie."""
     known = facts.name in catalogue()
     words = ["iberlm", "evaluate", f"model={config.model_folder}"] if config.model_folder else ["iberlm", "evaluate"]
-    words += [f"suite.tasks=[{facts.family}]", f"suite.languages=[{facts.language}]"] if known else ["suite.tasks=[]", f"+suite.upstream={{{facts.language}: [{facts.name}]}}"]
+    words += (
+        [f"suite.tasks=[{facts.family}]", f"suite.languages=[{facts.language}]"]
+        if known
+        else ["suite.tasks=[]", f"+suite.upstream={{{facts.language}: [{facts.name}]}}"]
+    )
     if facts.name in config.suite.licences:
         words.append(f"+suite.licences={{{facts.name}: {config.suite.licences[facts.name]}}}")
     if facts.family == BITS_PER_BYTE:

@@ -76,10 +76,10 @@ def stored(store: Store, model: ModelIdentity, task: Asked) -> tuple[Rows, Rows]
         return None
     chosen: dict[int, dict[str, Any]] = {}
     for item in store.answered(model.key, task.facts.name).values():
-        if same_conditions(item, model, task) and (item["version"], item["num_fewshot"]) == (primary["version"], primary["num_fewshot"]):
-            # of an item whose text has changed since, the one that was asked under this key
-            if item["item"] not in chosen or item["task_key"] == task.key:
-                chosen[item["item"]] = item
+        alike = same_conditions(item, model, task) and (item["version"], item["num_fewshot"]) == (primary["version"], primary["num_fewshot"])
+        # of an item whose text has changed since, the one that was asked under this key
+        if alike and (item["item"] not in chosen or item["task_key"] == task.key):
+            chosen[item["item"]] = item
     items = [chosen[number] for number in sorted(chosen)][: primary["n"]]
     if len(items) != primary["n"] or prompts_hash(items) != primary["prompts_hash"]:
         return None
@@ -101,5 +101,3 @@ def _with_contamination(config: EvaluateConfig, facts: TaskFacts, rows: Rows, it
     metrics = [Metric(row["metric"], row["aggregation"], row["higher_is_better"]) for row in rows if not row["group"]]
     again = {(row["group"], row["metric"]): row for row in result_rows(Scoring(facts, metrics, config.seed, None), items, clean)}
     return [row | {name: again[row["group"], row["metric"]][name] for name in CLEAN} for row in rows], items
-
-

@@ -24,6 +24,7 @@ RESULTS = "results.parquet"
 ITEMS = "items.parquet"
 TABLE = "table.json"
 LANGUAGE_TABLE = "languages.json"
+VARIETY = "variety.json"
 COMPARISON = "comparison.json"
 
 
@@ -31,10 +32,11 @@ def run(config: EvaluateConfig, inputs: list[Manifest], out: Path) -> Manifest:
     """Evaluate the model; the manifest's metrics are the table.
 
     Writes `results.parquet` (a row a task, metric and group), `items.parquet` (a row an item), `table.json`
-    ({family: {language: {metric, value, low, high, n, chance, note, ...}}}), `languages.json` (the chance-normalised mean of each language), and with
-    `compare_with` also `comparison.json`. A language without validation documents has no bits per byte: its cell is missing, never
-    zero. Raises `DataError` when the model cannot be loaded, gives likelihoods that are not numbers, or a task's data set is not there, and
-    `ConfigError` with all that the preflight found.
+    ({family: {language: {metric, value, low, high, n, chance, note, ...}}}), `languages.json` (the chance-normalised mean
+    of each language), `variety.json` (whether the model keeps to the variety in which it is addressed), and with
+    `compare_with` also `comparison.json`. A language without validation documents has no bits per byte: its cell is
+    missing, never zero. Raises `DataError` when the model cannot be loaded, gives likelihoods that are not numbers, or a
+    task's data set is not there, and `ConfigError` with all that the preflight found.
     """
     if config.dry_run and _before_its_inputs(config):
         raise WouldRunError(STAGE, out.absolute())
@@ -80,7 +82,7 @@ def _items_of(folder: str) -> str:
 def _body(config: EvaluateConfig, inputs: list[Manifest], out: Path, record: Record) -> None:
     from iberlm.evaluate.asked import asked_tasks
     from iberlm.evaluate.engine import evaluate_tasks
-    from iberlm.evaluate.results import language_table, print_table, table_of, write_items, write_results
+    from iberlm.evaluate.results import language_table, print_table, table_of, variety_table, write_items, write_results
 
     tasks = asked_tasks(config, _can_be_asked(config))
     if not tasks:
@@ -91,7 +93,7 @@ def _body(config: EvaluateConfig, inputs: list[Manifest], out: Path, record: Rec
     write_items(out / ITEMS, found.items)
     record.output(out / ITEMS, len(found.items))
     table, languages = table_of(found.results), language_table(found.results)
-    for name, value in ((TABLE, table), (LANGUAGE_TABLE, languages)):
+    for name, value in ((TABLE, table), (LANGUAGE_TABLE, languages), (VARIETY, variety_table(found.items))):
         write_json(out / name, value)
         record.output(out / name)
     record.metrics = dict(table)

@@ -13,7 +13,9 @@ from iberlm.evaluate.scoring import Metric, metric_key
 CHOICES, ROLLING, GENERATED = "multiple_choice", "loglikelihood_rolling", "generate_until"
 
 
-def item_rows(asked: Asked, task: Any, samples: Iterable[dict[str, Any]], metrics: list[Metric], hashes: Mapping[int, str], cut: set[int]) -> list[dict[str, Any]]:
+def item_rows(
+    asked: Asked, task: Any, samples: Iterable[dict[str, Any]], metrics: list[Metric], hashes: Mapping[int, str], cut: set[int]
+) -> list[dict[str, Any]]:
     """Rows of `ITEM_SCHEMA`, in the order of the items, without the columns of the model.
 
     `samples` are lm-eval's, one an item and filter; `hashes` are the prompt hashes by item; `cut` are the items of which a request was longer

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from iberlm.core.errors import ConfigError
-from iberlm.core.needs import DATASET, MODEL, REFUSED, Need, folder_need, path_need
+from iberlm.core.needs import DATASET, MODEL, REFUSED, TOKENIZER, Need, folder_need, package_need, path_need
 from iberlm.evaluate.asked import data_folders, suite_facts
 from iberlm.evaluate.catalogue import TaskFacts, catalogue
 from iberlm.evaluate.config import EvaluateConfig
@@ -26,11 +26,18 @@ def needs(config: EvaluateConfig) -> list[Need]:
 
     Raises `ConfigError` for a task that nobody knows, and for one whose data have no known licence.
     """
-    found = folder_need(MODEL, config.model_folder, "model_folder")
+    found = _of_backend(config)
     found += [path_need(config.validation, "validation")] if config.validation else []
     found += [path_need(config.data, "data")] if config.data else []
     facts, _ = suite_facts(config)
     return found + data_needs(facts, data_folders(config)[:1] if config.data else [])
+
+
+def _of_backend(config: EvaluateConfig) -> list[Need]:
+    if config.backend.kind == "openai":
+        return folder_need(TOKENIZER, config.backend.tokenizer, "backend.tokenizer")
+    found = folder_need(MODEL, config.model_folder, "model_folder")
+    return [*found, package_need("vllm", "vllm", "backend.kind")] if config.backend.kind == "vllm" else found
 
 
 def data_needs(tasks: list[TaskFacts], folders: list[Path]) -> list[Need]:

@@ -20,7 +20,6 @@ from iberlm.evaluate.tasks import load_task
 
 _OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE")
 _CONSTANTS = (("huggingface_hub.constants", "HF_HUB_OFFLINE"), ("datasets.config", "HF_HUB_OFFLINE"))
-_LOGGERS = ("lm_eval", "datasets", "huggingface_hub")
 
 
 def preflight(
@@ -56,7 +55,7 @@ def preflight(
                 absent.setdefault(str(error), []).append(facts.name)
                 continue
             except (ConfigError, DataError, CorruptError) as error:
-                problems.append(f"{facts.name}: {str(error).removeprefix(f'{facts.name}: ')}")
+                problems.append(f"{facts.name}: {_module_mend(error) or str(error).removeprefix(f'{facts.name}: ')}")
                 continue
             shots = facts.num_fewshot if num_fewshot < 0 else num_fewshot
             shots = 0 if task.get_config("num_fewshot") == 0 else shots
@@ -98,19 +97,26 @@ def _built(facts: TaskFacts, data: list[Path], validation: str) -> Any:
     return load_task(facts, overrides=overrides(found), metadata=metadata)
 
 
+def _module_mend(error: Exception) -> str:
+    """What to install where a task's functions import a module that is not there."""
+    if not isinstance(error.__cause__, ModuleNotFoundError):
+        return ""
+    return f"its functions need the Python module '{error.__cause__.name}', which is not installed; `pip install` its package"
+
+
 def _chat_template(folder: Path, tasks: list[TaskFacts]) -> list[str]:
     if all(facts.raw_text for facts in tasks):
         return []
     try:
         chat_template_key(folder)
-    except DataError as error:
+    except (ConfigError, DataError) as error:
         return [str(error)]
     return []
 
 
 @contextmanager
 def _offline() -> Iterator[None]:
-    """Within: the libraries ask no hub, log errors only and draw no bars. Those that are imported have read their switches already: both are set."""
+    """Within: the libraries ask no hub, and neither log nor draw bars. Those that are imported have read their switches already: both are set."""
     import datasets
 
     with ExitStack() as stack:
@@ -121,10 +127,8 @@ def _offline() -> Iterator[None]:
             module = importlib.import_module(module_name)
             stack.callback(setattr, module, name, getattr(module, name))
             setattr(module, name, True)
-        for name in _LOGGERS:
-            logger = logging.getLogger(name)
-            stack.callback(logger.setLevel, logger.level)
-            logger.setLevel(logging.ERROR)
+        stack.callback(logging.disable, logging.root.manager.disable)
+        logging.disable(logging.ERROR)  # metrics of a few items complain
         if not datasets.are_progress_bars_disabled():
             stack.callback(datasets.enable_progress_bars)
             datasets.disable_progress_bars()

@@ -1,4 +1,4 @@
-"""Rehearses a task: renders its first items with their solved examples, and scores made-up answers with the task's own code.
+"""Rehearses a task: renders a few items with their solved examples, and scores made-up answers with the task's own code.
 
 What would fail after all inference fails before any.
 """
@@ -6,14 +6,15 @@ What would fail after all inference fails before any.
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from iberlm.evaluate.catalogue import TaskFacts
 
-_ITEMS = 2
-"""Items that are rehearsed; metrics of a whole corpus want more than one."""
-_CHOICE_ITEMS = 200
+_ITEMS = 4
+"""Items that are rehearsed, from the first to the last; metrics of a whole corpus want more than one."""
+_CHOICE_ITEMS = 40
 _CHANCE_TOLERANCE = 0.01
 _ROLLING = "loglikelihood_rolling"
 _SOME_TEXT = "1"
@@ -44,10 +45,11 @@ def rehearse(task: Any, facts: TaskFacts, shots: int, context: int | None, lengt
     found.problems.extend(_too_few_examples(task, shots))
     if found.problems:
         return found
+    numbers = sorted({round(place * (len(docs) - 1) / (_ITEMS - 1)) for place in range(_ITEMS)})
     try:
-        prompts = [_rendered(task, docs[number], shots) for number in range(min(_ITEMS, len(docs)))]
+        prompts = {number: _rendered(task, docs[number], shots) for number in numbers}
     except Exception as error:  # templates and functions of a task raise what they like
-        found.problems.append(f"its first items cannot be rendered with {shots} solved examples ({type(error).__name__}: {error})")
+        found.problems.append(f"its items cannot be rendered with {shots} solved examples ({type(error).__name__}: {error})")
         return found
     found.problems.extend(_scored(task, facts, docs, prompts))
     if context is not None and task.OUTPUT_TYPE != _ROLLING:  # documents are scored in windows
@@ -68,10 +70,9 @@ def _chance(task: Any, facts: TaskFacts, docs: Any) -> Iterator[str]:
 def _too_few_examples(task: Any, shots: int) -> Iterator[str]:
     if not shots:
         return
-    asked = task.get_config("test_split") or task.get_config("validation_split")
-    same = task.fewshot_cfg.split == asked or not (task.has_training_docs() or task.fewshot_cfg.split)
-    there, needed = len(task.sampler.df), shots + same  # lm-eval draws one more, in case the item itself is among them
-    if there < needed:
+    same = task.fewshot_cfg.split == task.config.test_split  # then lm-eval draws one more: the item itself may be among them
+    there = len(task.sampler.df)
+    if there < shots + same:
         yield f"has {there} solved examples, and {shots} are asked for; set num_fewshot={max(there - same, 0)}"
 
 
@@ -80,19 +81,19 @@ def _rendered(task: Any, doc: dict[str, Any], shots: int) -> Any:
     return task.fewshot_context(doc, num_fewshot=shots, gen_prefix=task.doc_to_prefix(doc))
 
 
-def _scored(task: Any, facts: TaskFacts, docs: Any, prompts: list[Any]) -> Iterator[str]:
+def _scored(task: Any, facts: TaskFacts, docs: Any, prompts: dict[int, Any]) -> Iterator[str]:
     """Score made-up answers: the right one, none, and another. Nothing is yielded where all goes well."""
     values: dict[tuple[str, str], list[Any]] = {}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of metrics that see one class only
-            for number, prompt in enumerate(prompts):
+            for number, prompt in prompts.items():
                 for answer in _answers(task, docs[number]):
                     for key, value in _values(task, docs[number], number, prompt, answer):
                         values.setdefault(key, []).append(value)
             aggregations = task.aggregation()
             for (metric, _), entries in values.items():
-                if not isinstance(result := aggregations[metric](entries) if metric in aggregations else _mean(entries), int | float):
+                if not isinstance(result := aggregations[metric](entries) if metric in aggregations else _mean(entries), Real):
                     yield f"its metric '{metric}' gives {type(result).__name__} '{result}', not a number"
     except Exception as error:  # so do metrics
         yield f"cannot be scored ({type(error).__name__}: {' '.join(str(error).split())[:300]})"

@@ -11,14 +11,33 @@ import pyarrow.parquet as pq
 from iberlm.core.files import publish
 from iberlm.core.languages import LANGUAGES
 from iberlm.evaluate.catalogue import MIN_ITEMS
+from iberlm.evaluate.scoring import NOT_AVERAGED
 from iberlm.evaluate.statistics.aggregate import Normalised, language_mean
 from iberlm.evaluate.statistics.intervals import Interval
 from iberlm.evaluate.store.schema import ITEM_SCHEMA, RESULT_SCHEMA
+from iberlm.evaluate.variety import preference, spanish_preference
 
 SEEN = ("seen", pa.float32())
 Rows = Sequence[dict[str, Any]]
 Table = dict[str, dict[str, dict[str, Any]]]
-CELL = ("task", "metric", "value", "stderr", "low", "high", "n", "clusters", "chance", "averaged", "measures", "clean_n", "clean_value", "clean_low", "clean_high", "note")
+CELL = (
+    "task",
+    "metric",
+    "value",
+    "stderr",
+    "low",
+    "high",
+    "n",
+    "clusters",
+    "chance",
+    "averaged",
+    "measures",
+    "clean_n",
+    "clean_value",
+    "clean_low",
+    "clean_high",
+    "note",
+)
 
 
 def write_results(path: Path, rows: Rows) -> None:
@@ -80,12 +99,32 @@ def language_table(results: Rows) -> dict[str, dict[str, Any]]:
 
 
 def _why(row: dict[str, Any]) -> str:
-    return f"{row['n']} items, fewer than {MIN_ITEMS}" if row["chance"] is not None and row["best"] is not None else "no scale from chance to best"
+    if row["measures"] in NOT_AVERAGED:
+        return "shows a preference"
+    return "no scale from chance to best" if row["chance"] is None or row["best"] is None else f"{row['n']} items, fewer than {MIN_ITEMS}"
 
 
 def _normalised(row: dict[str, Any]) -> Normalised:
     interval = Interval(value=row["value"], stderr=row["stderr"], low=row["low"], high=row["high"], n=row["n"], clusters=row["clusters"])
     return Normalised(task=row["task"], interval=interval, chance=row["chance"], best=row["best"], higher_is_better=bool(row["higher_is_better"]))
+
+
+def variety_table(items: Rows) -> dict[str, Any]:
+    """Whether the model keeps to the variety in which it is addressed: {`ca`: of Central Catalan and Valencian, `es`: of Peninsular and American Spanish}.
+
+    Languages of which the suite did not ask both varieties have no entry; see `iberlm.evaluate.variety`.
+    """
+    of_family: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for item in items:
+        of_family.setdefault((item["family"], item["language"]), []).append(item)
+    found = {}
+    central, valencian = of_family.get(("variety", "ca"), []), of_family.get(("variety", "ca-valencia"), [])
+    if {item["id"] for item in central} & {item["id"] for item in valencian}:
+        found["ca"] = preference(central, valencian)
+    spanish = of_family.get(("peninsular", "es"), [])
+    if len({item["group"] for item in spanish}) > 1:
+        found["es"] = spanish_preference(spanish)
+    return found
 
 
 def print_table(table: Table, languages: dict[str, dict[str, Any]]) -> None:

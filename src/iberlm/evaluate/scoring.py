@@ -17,7 +17,8 @@ Aggregate = Callable[[list[Any]], float]
 RESAMPLES = 1000
 """Of the bootstrap for metrics of a whole corpus."""
 MEAN, BITS_PER_BYTE, CUSTOM = "mean", "bits_per_byte", "custom"
-RATIOS = ("bits_per_byte", "byte_perplexity", "word_perplexity")
+NOT_AVERAGED = ("bias", "variety", "fidelity")
+"""What tasks measure that is no ability: a preference, or the language of an answer. They are shown, and count in no mean."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def _group_rows(scoring: Scoring, metric: Metric, items: list[dict[str, Any]], c
 def _row(scoring: Scoring, metric: Metric, items: list[dict[str, Any]], clean: Sequence[bool] | None, primary: bool) -> dict[str, Any]:
     facts = scoring.facts
     found = score(metric, items, scoring.seed)
-    bounded = primary and facts.chance is not None
+    counts = primary and facts.measures not in NOT_AVERAGED and scoring.chance is not None and facts.best is not None
     row: dict[str, Any] = {
         "group": "",
         "metric": metric.name,
@@ -107,7 +108,7 @@ def _row(scoring: Scoring, metric: Metric, items: list[dict[str, Any]], clean: S
         "clusters": found.clusters if found else len(items),
         "chance": (scoring.chance if primary or metric.name.startswith("acc") else None),
         "best": facts.best if primary else None,
-        "averaged": bool(bounded and facts.best is not None and len(items) >= MIN_ITEMS),
+        "averaged": counts and len(items) >= MIN_ITEMS,
         "clean_n": None,
         "clean_value": None,
         "clean_low": None,

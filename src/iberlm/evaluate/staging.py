@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from iberlm.core.errors import ConfigError, CorruptError
 from iberlm.core.files import sha256_json
 from iberlm.core.staged import Record, choose_record, find_records, record_problems, split_file
-from iberlm.evaluate.catalogue import OWN
+from iberlm.evaluate.catalogue import OWN as OWN_SOURCE
 from iberlm.evaluate.tasks import read_config
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from iberlm.evaluate.catalogue import TaskFacts
 
+OWN = "iberlm"
+"""Data set of our own tasks, whose items come with IberLM: nothing is staged."""
 FILE_FORMATS = ("json", "csv", "parquet", "text", "arrow", "xml")
 """Builders of the data sets library that read files which the task names, of no data set on the hub."""
 _ON_HUB = re.compile(r"hf://datasets/(?P<name>[^/@]+/[^/@]+)(@[^/]+)?/")
@@ -106,7 +108,7 @@ def source_of(facts: "TaskFacts") -> Source | None:
 
     Raises `ConfigError` for data that cannot be staged: read from a URL each time, or made by a program that names no data set.
     """
-    if facts.source == OWN:
+    if facts.source == OWN_SOURCE:
         return None
     settings = read_config(facts)
     splits = splits_read(settings)

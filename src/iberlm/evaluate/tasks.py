@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from iberlm.core.errors import ConfigError, DataError
 from iberlm.core.files import sha256_file

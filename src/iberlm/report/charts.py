@@ -213,14 +213,15 @@ def against_baseline(rows: list[tuple[str, float, float]]) -> Chart:
 
 @dataclass(frozen=True)
 class Score:
-    """A measured value with its standard error (0 when unknown)."""
+    """A measured value with the ends of its interval, which are the value itself where it has none."""
 
     value: float
-    error: float
+    low: float
+    high: float
 
 
 def accuracies(families: list[tuple[str, float | None, dict[str, tuple[Score | None, Score | None]]]]) -> Chart:
-    """Accuracy by language, one panel a task family (name, chance, (base, fine-tuned) by tag), with ±2 standard errors."""
+    """Accuracy by language, one panel a task family (name, chance, (base, fine-tuned) by tag), with its interval."""
     tags = list(dict.fromkeys(tag for _, _, scores in families for tag in scores))
 
     def paint(figure: Figure, wide: bool) -> None:
@@ -232,7 +233,8 @@ def accuracies(families: list[tuple[str, float | None, dict[str, tuple[Score | N
                 for score, shift, fill in zip(scores.get(tag, (None, None)), (-0.15, 0.15), (COLOURS["card"], language_colour(tag)), strict=True):
                     if score is not None:
                         look: dict[str, Any] = {"fmt": MARKERS.get(tag, "o"), "color": language_colour(tag), "markerfacecolor": fill}
-                        axes.errorbar(score.value, place + shift, xerr=2 * score.error, markersize=7, markeredgewidth=1.8, elinewidth=1.6, **look)
+                        ends = [[max(0.0, score.value - score.low)], [max(0.0, score.high - score.value)]]
+                        axes.errorbar(score.value, place + shift, xerr=ends, markersize=7, markeredgewidth=1.8, elinewidth=1.6, **look)
             axes.plot([], [], "o", color=COLOURS["muted"], markerfacecolor=COLOURS["card"], markeredgewidth=1.8, label="base")
             axes.plot([], [], "o", color=COLOURS["muted"], label="fine-tuned")
             _rows(axes, [language_name(tag) for tag in tags])
@@ -245,7 +247,7 @@ def accuracies(families: list[tuple[str, float | None, dict[str, tuple[Score | N
     said = "; ".join(f"{spoken(family)}: {listed(_said(tag, pair) for tag, pair in scores.items())}" for family, _, scores in families)
     height = 60 + 36 * len(tags)
     heights = 24 + height, 24 + height * len(families)
-    return chart("accuracy", "Accuracy with two standard errors, beside chance", f"Accuracy by language. {said}.", heights, paint)
+    return chart("accuracy", "Accuracy with 95% intervals, beside chance", f"Accuracy by language. {said}.", heights, paint)
 
 
 def _said(tag: str, pair: tuple[Score | None, Score | None]) -> str:

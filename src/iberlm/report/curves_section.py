@@ -50,15 +50,13 @@ class Curve:
 
     language: str
     task: str
-    name: str
-    """In words."""
+    family: str
     points: dict[int, Point]
     chance: float | None = None
     best: float | None = None
     higher_is_better: bool = True
     averaged: bool = False
     """Counts in the language's mean."""
-    tasks: int = 1
 
     @property
     def share(self) -> bool:
@@ -79,7 +77,7 @@ def learning_curves(run: RunFolder) -> Section:
         section.blocks.append(Remark("No checkpoint of this run was evaluated while it trained; `iberlm watch RUN_DIR` does that."))
         return section
     means, left_out = mean_curves(curves)
-    bits = [curve for curve in curves if curve.task.startswith(BITS_PER_BYTE)]
+    bits = [curve for curve in curves if curve.family == BITS_PER_BYTE]
     if bits:
         section.blocks.append(panels("curves-bits", "Bits per byte by checkpoint, each language on its own scale (lower is better)", "bits per byte", bits))
     if means:
@@ -95,9 +93,12 @@ def learning_curves(run: RunFolder) -> Section:
 def fingerprint(run_dir: Path) -> str:
     """Hash of all that the section shows: for the key of the stage."""
     curves, problems = read_curves(run_dir)
-    return sha256_json(
-        [problems, [[curve.language, curve.task, curve.averaged, [[step, *vars(point).values()] for step, point in curve.points.items()]] for curve in curves]]
-    )
+    drawn = [[curve.language, curve.task, curve.family, curve.averaged, _numbers(curve)] for curve in curves]
+    return sha256_json([problems, drawn])
+
+
+def _numbers(curve: Curve) -> list[list[float]]:
+    return [[step, point.value, point.low, point.high] for step, point in curve.points.items()]
 
 
 def read_curves(run_dir: Path) -> tuple[list[Curve], list[str]]:
@@ -130,7 +131,7 @@ def _curves(rows: list[dict[str, Any]]) -> list[Curve]:
             by_task.setdefault((str(row["language"]), str(row["task"])), []).append(row)
     found = [_curve(entries) for entries in by_task.values()]
     places = {tag: place for place, tag in enumerate(ordered({curve.language for curve in found}))}
-    return sorted(found, key=lambda curve: (places[curve.language], not curve.task.startswith(BITS_PER_BYTE), curve.task))
+    return sorted(found, key=lambda curve: (places[curve.language], curve.family != BITS_PER_BYTE, curve.task))
 
 
 def _curve(rows: list[dict[str, Any]]) -> Curve:
@@ -141,7 +142,7 @@ def _curve(rows: list[dict[str, Any]]) -> Curve:
     return Curve(
         str(last["language"]),
         str(last["task"]),
-        spoken(str(last["family"] or last["task"])),
+        str(last["family"]),
         dict(sorted(points.items())),
         real(last["chance"]),
         real(last["best"]),
@@ -160,9 +161,7 @@ def mean_curves(curves: list[Curve]) -> tuple[list[Curve], list[str]]:
     """For each language the mean of the tasks that count at its newest step, at the steps that have all of them; and sentences on other steps."""
     means, said = [], []
     for language in dict.fromkeys(curve.language for curve in curves):
-        own = [
-            curve for curve in curves if curve.language == language and curve.averaged and curve.chance is not None and curve.best not in (None, curve.chance)
-        ]
+        own = [curve for curve in curves if curve.language == language and _counts(curve)]
         if not own:
             continue
         newest = max(step for curve in own for step in curve.points)
@@ -170,12 +169,15 @@ def mean_curves(curves: list[Curve]) -> tuple[list[Curve], list[str]]:
         steps = sorted(set.intersection(*(set(curve.points) for curve in tasks)))
         missing = {step for curve in own for step in curve.points} - set(steps)
         if missing:
-            said.append(
-                f"{language_name(language)}: {len(missing)} {'checkpoint has' if len(missing) == 1 else 'checkpoints have'} no mean, since other tasks were asked."
-            )
+            count = f"{len(missing)} {'checkpoint has' if len(missing) == 1 else 'checkpoints have'}"
+            said.append(f"{language_name(language)}: {count} no mean, since other tasks were asked.")
         points = {step: _mean([_normalised(curve, step) for curve in tasks]) for step in steps}
-        means.append(Curve(language, MEAN, f"mean of {len(tasks)} {'task' if len(tasks) == 1 else 'tasks'}", points, 0.0, 100.0, tasks=len(tasks)))
+        means.append(Curve(language, MEAN, f"mean of {len(tasks)} {'task' if len(tasks) == 1 else 'tasks'}", points, 0.0, 100.0))
     return means, said
+
+
+def _counts(curve: Curve) -> bool:
+    return curve.averaged and curve.chance is not None and curve.best is not None and curve.best != curve.chance
 
 
 def _normalised(curve: Curve, step: int) -> Point:
@@ -253,8 +255,9 @@ def _table(curves: list[Curve]) -> list[Block]:
     blocks: list[Block] = [Table("Scores of the first and the last checkpoint", columns, [_cells(curve) for curve in curves[:SHOWN]])]
     if len(curves) > SHOWN:
         blocks.append(Remark(f"The table shows {SHOWN} of {len(curves)} curves; all are in the result store of the run."))
-    if any(curve.share for curve in curves):
-        blocks.append(Remark("Scores of tasks are in per cent. A change that is smaller than the interval is wide may be chance."))
+    said = "Scores of tasks are in per cent. " if any(curve.share for curve in curves) else ""
+    said += "Intervals are for other items than these; between checkpoints, which are asked the same ones, `iberlm compare` sees smaller changes."
+    blocks.append(Remark(said))
     return blocks
 
 
@@ -267,4 +270,4 @@ def _cells(curve: Curve) -> list[Cell]:
     ends = f"{decimal(factor * last.low, digits)} to {decimal(factor * last.high, digits)}" if last.low < last.high else NONE
     change = f"{factor * (last.value - first.value):+.{digits}f}".replace("-", "−") if len(points) > 1 else NONE
     texts = [whole(len(points)), decimal(factor * first.value, digits), decimal(factor * last.value, digits), ends, change, whole(best)]
-    return [Cell(language_name(curve.language), language=curve.language), Cell(curve.name), *(Cell(text, number=True) for text in texts)]
+    return [Cell(language_name(curve.language), language=curve.language), Cell(spoken(curve.family)), *(Cell(text, number=True) for text in texts)]

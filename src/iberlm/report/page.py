@@ -8,8 +8,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from iberlm.core.languages import LANGUAGES, NAMES, file_safe
 from iberlm.core.process import usable_cores
 from iberlm.core.stage import code_version
-from iberlm.report import curation_sections, data_sections, model_sections, rights_section, text_sections, tokenizer_section, training_section
+from iberlm.report import curation_sections, data_sections, evaluation_section, rights_section, text_sections, tokenizer_section, training_section
 from iberlm.report.blocks import Figure, Page
+from iberlm.report.curves_section import learning_curves
+from iberlm.report.finetuning_section import finetuning
 from iberlm.report.run_folder import RunFolder
 from iberlm.report.wording import NONE, clean, duration, energy, line, listed, percent, real, short_count, size, whole
 
@@ -22,8 +24,9 @@ SECTIONS = (
     data_sections.documents_and_tokens,
     tokenizer_section.tokenizer,
     training_section.training,
-    model_sections.evaluation,
-    model_sections.finetuning,
+    learning_curves,
+    evaluation_section.evaluation,
+    finetuning,
     text_sections.samples,
     text_sections.generations,
     text_sections.configuration,
@@ -88,7 +91,7 @@ def remarks(run: RunFolder) -> list[str]:
     above = training_section.verdicts(run)
     if above:
         found.append(f"In {listed(above)} the model is above the unigram baseline: it has not learnt to use context there.")
-    alarms = model_sections.alarms(run)
+    alarms = evaluation_section.alarms(run)
     if alarms:
         found.append(f"{alarms} of the scores carry{'s' if alarms == 1 else ''} a remark, such as a score at chance: see Evaluation.")
     return found

@@ -15,6 +15,7 @@ from scipy.special import ndtri, stdtrit
 
 LEVEL = 0.95
 """Of every interval."""
+_ROUNDING = 1e-12
 Array = NDArray[np.float64]
 
 
@@ -34,8 +35,13 @@ def codes(clusters: Sequence[Any] | None, n: int) -> NDArray[np.intp]:
         return np.arange(n)
     if len(clusters) != n:
         raise ValueError(f"{n} scores, but {len(clusters)} clusters")
-    numbers: dict[Any, int] = {}
-    return np.array([numbers.setdefault((index,) if name is None else (0, name), len(numbers)) for index, name in enumerate(clusters)], dtype=np.intp)
+    names = clusters if None not in clusters else [_Alone() if name is None else name for name in clusters]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return np.fromiter(map(numbers.__getitem__, names), dtype=np.intp, count=n)
+
+
+class _Alone:
+    """The name of a cluster of one item: equal to no other."""
 
 
 def quantile(degrees: float, level: float = LEVEL) -> float:
@@ -63,13 +69,14 @@ def ratio(numerators: Array, denominators: Array, cluster: NDArray[np.intp]) -> 
     share = bottoms / total
     scale = 1 / (1 - share)
     residuals = numerators - value * denominators
+    residuals[np.abs(residuals) <= _ROUNDING * np.abs(numerators).max()] = 0.0
     squared = float((scale * cluster_sums(cluster, residuals) ** 2).sum())
     correlation = _correlation(residuals, denominators, cluster, bottoms)
     own_rates = (1 - correlation) * cluster_sums(cluster, denominators**2) + correlation * bottoms**2
     one_rate = (1 - correlation) * bottoms * denominators.mean() + correlation * bottoms**2
     expected, _ = _moments(share, scale, own_rates)
     mean, spread = _moments(share, scale, one_rate)
-    return Ratio(value, squared / total**2 * float(own_rates.sum()) / expected, mean**2 / spread, len(tops))
+    return Ratio(value, float(squared / total**2 * own_rates.sum() / expected), mean**2 / spread, len(tops))
 
 
 def cluster_sums(cluster: NDArray[np.intp], values: Array) -> Array:

@@ -16,6 +16,7 @@ from iberlm.evaluate.statistics.clusters import Array, Ratio, codes, quantile, r
 from iberlm.evaluate.statistics.corpus import Aggregation, Corpus, resampled
 
 MIN_RESAMPLES = 100
+_MAX_EXPONENT = 700.0
 
 
 @dataclass(frozen=True)
@@ -63,16 +64,20 @@ def mean_interval(scores: Sequence[float], clusters: Sequence[Any] | None = None
         raise DataError(f"a score lies outside of {lowest} to {highest}: {min(scores)} to {max(scores)}")
     width = highest - lowest
     share = (value - lowest) / width
-    effective = _effective_items(share, (found.variance or 0.0) / width**2, found, alone=found.clusters == n and {*scores} <= {lowest, highest})
+    effective = _effective_items(share, (found.variance or 0.0) / width**2, n, found, binary={*scores} <= {lowest, highest})
     low, high = wilson(share, effective)
     return Interval(value, stderr, lowest + width * low, lowest + width * high, n, found.clusters)
 
 
-def _effective_items(share: float, variance: float, found: Ratio, *, alone: bool) -> float:
-    """How many independent right-or-wrong items would tell as much of the share, seen through the normal quantile."""
-    if alone or variance <= 0:  # all items equal: nothing tells how alike those of a cluster are, so only the clusters count
+def _effective_items(share: float, variance: float, n: int, found: Ratio, *, binary: bool) -> float:
+    """How many independent right-or-wrong items would tell as much of the share, seen through the normal quantile.
+
+    Of right-or-wrong items that stand alone this is their number: their variance is known with the share, so it costs no degrees of freedom.
+    """
+    if variance <= 0:  # all items equal: nothing tells how alike those of a cluster are, so only the clusters count
         return found.clusters
-    return share * (1 - share) / variance * (quantile(math.inf) / quantile(found.degrees)) ** 2
+    independent, reach = (n / (n - 1), quantile(n - 1)) if binary else (1.0, quantile(math.inf))
+    return independent * share * (1 - share) / variance * (reach / quantile(found.degrees)) ** 2
 
 
 def wilson(share: float, n: float) -> tuple[float, float]:
@@ -100,7 +105,7 @@ def ratio_interval(numerators: Sequence[float], denominators: Sequence[float], c
     stderr = math.sqrt(found.variance)
     half = quantile(found.degrees) * stderr
     if value > 0 and min(numerators) >= 0:
-        factor = math.exp(half / value)
+        factor = math.exp(min(half / value, _MAX_EXPONENT))
         return Interval(value, stderr, value / factor, value * factor, n, found.clusters)
     return Interval(value, stderr, value - half, value + half, n, found.clusters)
 

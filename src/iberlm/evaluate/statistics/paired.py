@@ -54,7 +54,7 @@ def paired_difference(a: Sequence[float], b: Sequence[float], clusters: Sequence
     differences = [first - second for first, second in zip(a, b, strict=True)]
     cluster = codes(clusters, len(differences))
     binary = {*a, *b} <= {0, 1}
-    only_a, only_b = (sum(value == sign for value in differences) for sign in (1, -1)) if binary else (None, None)
+    only_a, only_b = (differences.count(1), differences.count(-1)) if binary else (None, None)
     # of the means, as each was reported: the mean of the differences may differ in the last digit
     value = float(sum(a) / len(a)) - float(sum(b) / len(b))
     alone = int(cluster.max()) + 1 == len(differences)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from iberlm.core.errors import ConfigError, CorruptError, DataError
 from iberlm.core.files import disk_errors, publish
@@ -106,13 +105,19 @@ def _copy(into: Path, kind: str, source: Path) -> int:
 def _brings_nothing(into: Path, kind: str, source: Path) -> bool:
     """Whether `into` has every row of a file already: it was compacted after an earlier merge."""
     new = read_segment(source)
-    pairs = sorted(set(_pairs(source)))
-    there = {path for model, task in pairs for path in segments(into, kind, model, [task])}
-    old = [read_segment(path, tasks=[task for _, task in pairs]) for path in sorted(there)]
+    tasks = {task for _, task in _pairs(new)}
+    there = {path for model, _ in _pairs(new) for path in segments(into, kind, model, tasks)}
+    old = [read_segment(path, tasks=tasks) for path in sorted(there)]
     if not old:
         return False
     before = distinct(pa.concat_tables(old, promote_options="permissive"), IDENTITY[kind])
     return len(distinct(pa.concat_tables([before, new], promote_options="permissive"), IDENTITY[kind])) == len(before)
+
+
+def _pairs(table: pa.Table) -> Counter[tuple[str, str]]:
+    """Models and tasks of a table, with their numbers of rows."""
+    counts = table.select(["model", "task"]).group_by(["model", "task"]).aggregate([([], "count_all")]).to_pylist()
+    return Counter({(row["model"], row["task"]): row["count_all"] for row in counts})
 
 
 def _sizes(store: Store) -> tuple[int, int]:
@@ -161,18 +166,20 @@ def compact(folder: Path) -> Compacted:
 def _compact_model(folder: Path, kind: str, paths: list[Path]) -> None:
     for path in paths:
         check_segment(path)
-    written = {write_segment(folder, kind, table) for table in _gathered(kind, paths)}
+    written = {write_segment(folder, kind, table, large=True) for table in _gathered(kind, paths)}
     for path in set(paths) - written:  # last: a reader must find every row at any moment
         path.unlink(missing_ok=True)
 
 
 def _gathered(kind: str, paths: list[Path]) -> Iterator[pa.Table]:
     """The rows of one file after the other, each with whole tasks of one model, at most `FILE_BYTES` unless one task is larger."""
+    names = pa.schema([ITEM_SCHEMA.field("model"), ITEM_SCHEMA.field("task")])
     sizes: Counter[tuple[str, str]] = Counter()
     holders: dict[tuple[str, str], list[Path]] = {}
     for path in paths:
-        for pair, rows in Counter(_pairs(path)).items():
-            sizes[pair] += rows * path.stat().st_size // max(1, pq.read_metadata(path).num_rows)
+        pairs = _pairs(read_segment(path, names))
+        for pair, rows in pairs.items():
+            sizes[pair] += rows * path.stat().st_size // pairs.total()
             holders.setdefault(pair, []).append(path)
     group: list[pa.Table] = []
     total, model = 0, ""
@@ -184,11 +191,6 @@ def _gathered(kind: str, paths: list[Path]) -> Iterator[pa.Table]:
         total, model = total + sizes[pair], pair[0]
     if group:
         yield pa.concat_tables(group, promote_options="permissive")
-
-
-def _pairs(path: Path) -> Iterator[tuple[str, str]]:
-    table = read_segment(path, pa.schema([ITEM_SCHEMA.field("model"), ITEM_SCHEMA.field("task")]))
-    return zip(table["model"].to_pylist(), table["task"].to_pylist(), strict=True)
 
 
 def _rows_of(kind: str, pair: tuple[str, str], paths: list[Path]) -> pa.Table:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -62,7 +63,7 @@ def _resolve(table: pa.Table, order: Numbers, code: Numbers, crowded: npt.NDArra
     rival = ~firsts & (moment == moment[leader])
     winners = np.flatnonzero(firsts)
     if rival.any():
-        winners = _by_content(part, leader, rival, winners, newest_first)
+        winners = _by_content(part, leader, np.flatnonzero(rival), winners, newest_first)
     kept = places[winners]
     mask = np.ones(len(order), dtype=bool)
     mask[crowded] = False
@@ -73,24 +74,16 @@ def _resolve(table: pa.Table, order: Numbers, code: Numbers, crowded: npt.NDArra
     return merged[final], merged_code[final]
 
 
-def _by_content(part: pa.Table, leader: Numbers, rival: npt.NDArray[np.bool_], winners: Numbers, largest: bool) -> Numbers:
+def _by_content(part: pa.Table, leader: Numbers, candidates: Numbers, winners: Numbers, largest: bool) -> Numbers:
     """Of rows of one instant that are not wholly equal, the first (or last) in the order of their content as JSON."""
-    candidates = np.flatnonzero(rival)
-    same = np.ones(len(candidates), dtype=bool)
-    ours, theirs = take(part, candidates), take(part, leader[candidates])
-    for name in part.schema.names:
-        same &= _equal(ours[name], theirs[name])
-    chosen = {int(winner): int(winner) for winner in winners}
-    if not same.all() and not set(ITEM_SCHEMA.names if not largest else RESULT_SCHEMA.names) <= set(part.schema.names):
+    rivals = _rivals(part, np.arange(len(leader)), leader, candidates)
+    if rivals and not set((RESULT_SCHEMA if largest else ITEM_SCHEMA).names) <= set(part.schema.names):
         raise UndecidedError
-    rivals: dict[int, list[int]] = {}
-    for row in candidates[~same]:
-        first = int(leader[row])
-        rivals.setdefault(first, [first]).append(int(row))
-    for first, rows in rivals.items():
-        contents = {json.dumps(part.slice(row, 1).to_pylist()[0], sort_keys=True): row for row in rows}
+    chosen = {}
+    for first, places in rivals.items():
+        contents = {_content(row): place for place, row in zip(places, take(part, np.array(places)).to_pylist(), strict=True)}
         chosen[first] = contents[max(contents) if largest else min(contents)]
-    return np.array([chosen[int(winner)] for winner in winners], dtype=np.int64)
+    return np.array([chosen.get(winner, winner) for winner in winners.tolist()], dtype=np.int64)
 
 
 def _equal(ours: pa.ChunkedArray, theirs: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
@@ -143,16 +136,36 @@ def distinct(table: pa.Table, identity: Sequence[str]) -> pa.Table:
         return table
     moment = table["created"].to_numpy(zero_copy_only=False).astype(np.float64)
     moment = np.where(np.isnan(moment), np.inf, moment)
-    order = np.lexsort((moment, _codes(table, identity)))
-    table, moment = take(table, order), moment[order]
     code = _codes(table, identity)
-    again = np.concatenate([[False], (code[1:] == code[:-1]) & (moment[1:] == moment[:-1])])
-    rows: list[int] = []
-    for run in np.split(np.arange(len(code)), np.flatnonzero(~again)[1:]):
-        rows += [int(run[0])] if len(run) == 1 else _distinct_contents(table, run)
-    return take(table, np.array(rows, dtype=np.int64))
+    order = np.lexsort((moment, code))
+    code, moment = code[order], moment[order]
+    firsts = np.concatenate([[True], (code[1:] != code[:-1]) | (moment[1:] != moment[:-1])])
+    leader = np.maximum.accumulate(np.where(firsts, np.arange(len(code)), 0))
+    rivals = _rivals(table, order, leader, np.flatnonzero(~firsts))
+    # places of rows: a run of one instant is its leader, or all its different contents
+    runs = [_distinct_contents(table, order[rivals[place]]) if place in rivals else [order[place]] for place in np.flatnonzero(firsts).tolist()]
+    return take(table, np.array([row for run in runs for row in run], dtype=np.int64))
 
 
-def _distinct_contents(table: pa.Table, run: Numbers) -> list[int]:
-    contents = {json.dumps(row, sort_keys=True, default=str): int(place) for place, row in zip(run, take(table, run).to_pylist(), strict=True)}
+def _rivals(table: pa.Table, order: Numbers, leader: Numbers, candidates: Numbers) -> dict[int, list[int]]:
+    """Candidates that differ from their leader in some column, by leader, which comes first. `order` gives the rows of the places."""
+    if not len(candidates):
+        return {}
+    same = np.ones(len(candidates), dtype=bool)
+    ours, theirs = take(table, order[candidates]), take(table, order[leader[candidates]])
+    for name in table.schema.names:
+        same &= _equal(ours[name], theirs[name])
+    rivals: dict[int, list[int]] = {}
+    for place in candidates[~same].tolist():
+        first = int(leader[place])
+        rivals.setdefault(first, [first]).append(place)
+    return rivals
+
+
+def _distinct_contents(table: pa.Table, rows: Numbers) -> list[int]:
+    contents = {_content(row): place for place, row in zip(rows.tolist(), take(table, rows).to_pylist(), strict=True)}
     return [contents[content] for content in sorted(contents)]
+
+
+def _content(row: dict[str, Any]) -> str:
+    return json.dumps(row, sort_keys=True, default=str)  # of newer versions there may be columns of any type

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -28,12 +28,21 @@ TRIES = 20
 """Of reading while files come and go."""
 
 
-def write_segment(folder: Path, kind: str, table: pa.Table) -> Path:
-    """Write rows of one model as a file of the store `folder`, unless it is there; return its path."""
+def write_segment(folder: Path, kind: str, table: pa.Table, *, large: bool = False) -> Path:
+    """Write rows of one model as a file of the store `folder`, unless it is there; return its path.
+
+    Reading thousands of small files takes as long as their columns take to set up: these have neither dictionaries nor zstd, which
+    large ones have, with a row group for each run of one task.
+    """
     tasks = pc.unique(table["task"]).to_pylist()
     stored = table.replace_schema_metadata({**(table.schema.metadata or {}), _FORMAT_FIELD: str(FORMAT).encode()})
     sink = pa.BufferOutputStream()
-    pq.write_table(stored, sink, compression="zstd")
+    if large:
+        with pq.ParquetWriter(sink, stored.schema, compression="zstd") as writer:
+            for start, rows in _runs(stored["task"]):
+                writer.write_table(stored.slice(start, rows), row_group_size=max(1, rows))
+    else:
+        pq.write_table(stored, sink, compression="lz4", use_dictionary=False, write_statistics=["task"])
     content = sink.getvalue()
     name = f"{_task_part(tasks[0]) if len(tasks) == 1 else SEVERAL}.{_hash(content)}.parquet"
     path = folder / kind / _model_part(table["model"][0].as_py()) / name
@@ -41,6 +50,15 @@ def write_segment(folder: Path, kind: str, table: pa.Table) -> Path:
         with disk_errors(path), publish(path) as temporary:
             temporary.write_bytes(content)
     return path
+
+
+def _runs(tasks: pa.ChunkedArray) -> Iterator[tuple[int, int]]:
+    """First row and number of rows of each run of equal values."""
+    encoded = pc.run_end_encode(tasks.combine_chunks())
+    start = 0
+    for end in encoded.run_ends.to_pylist():
+        yield start, end - start
+        start = end
 
 
 def _hash(content: Any) -> str:
@@ -147,19 +165,26 @@ def _corrupt(path: Path, reason: str) -> CorruptError:
     )
 
 
+def is_whole(path: Path) -> bool:
+    """Whether a file's bytes are those that its name stands for; true of one that is gone, after a compaction."""
+    try:
+        return path.name.split(".")[-2] == _hash(path.read_bytes())
+    except FileNotFoundError:
+        return True
+
+
 def check_segment(path: Path, *, keys: bool = False) -> None:
-    """Read a file whole, compare its bytes with its name, and with `keys` recompute the items' keys.
+    """Compare a file's bytes with its name, read it, and with `keys` recompute the items' keys.
 
     Raises `CorruptError`, `DataError` for a newer format, and `FileNotFoundError`.
     """
-    table = read_segment(path)
-    if path.name.split(".")[-2] != _hash(path.read_bytes()):
+    if not is_whole(path):
+        read_segment(path)  # says what is wrong, where it cannot be read at all
         raise _corrupt(path, "its content is not what its name says")
-    if not keys:
-        return
-    for row in table.select(["key", *KEY]).to_pylist():
+    table = read_segment(path, pa.schema([ITEM_SCHEMA.field(name) for name in ("key", *KEY)]) if keys else None)
+    for row in table.to_pylist() if keys else ():
         if item_key(row) != row["key"]:
-            raise _corrupt(path, f"the key {row['key'][:12]} of a row is not that of its columns")
+            raise _corrupt(path, f"the key {str(row['key'])[:12]} of a row is not that of its columns")
 
 
 def remove_abandoned(folder: Path) -> list[Path]:

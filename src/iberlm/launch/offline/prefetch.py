@@ -221,9 +221,7 @@ def _explained(need: Need, environment: dict[str, str], kind: str, message: str)
             "internet, and copy the bundle"
         )
     if kind == hub.GATED:
-        return GatedError(
-            f"{what} is gated: ask for access on its page of {endpoint}, then put a token of your account into the variable HF_TOKEN ({message})"
-        )
+        return GatedError(f"{what} is gated: ask for access on its page of {endpoint}, then put a token of your account into the variable HF_TOKEN ({message})")
     if kind == hub.UNKNOWN:
         return ConfigError(f"{what} is not on the hub {endpoint}, or is private: see name and commit; for a private one put a token into HF_TOKEN ({message})")
     if kind == hub.DISK:

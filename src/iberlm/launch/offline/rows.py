@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from iberlm.core.files import sha256_file
 from iberlm.core.progress import say
 from iberlm.core.staged import write_split
 
@@ -38,9 +39,10 @@ def stage(name: str, config: str, revision: str, arguments: dict[str, Any], spli
         source = _Files(name, revision, arguments) if "builder" in arguments else _Repository(name, config, revision, arguments)
     found = {}
     for split in splits:
-        table = _prepared(source, split)
-        if not table.num_rows:
-            raise RowsError(f"has no rows in its split '{split}'")
+        try:
+            table = _prepared(source, split)
+        finally:  # damage is told before what it made of the rows
+            _refuse_damaged()
         found[split] = asdict(write_split(Path(out), split, table))
         say(f"prefetch: {name}{f' ({config})' if config else ''}: {split}, {table.num_rows:,} rows")
     return {"splits": found, "card_licence": card_licences(source.card()), "converted": source.converted}
@@ -58,10 +60,20 @@ def _prepared(source: "_Source", split: str) -> Any:
     builder.config.data_files = DataFilesDict({split: files[split]})
     builder.info.splits = None
     builder.download_and_prepare(verification_mode="no_checks")  # those checks want all splits
+    if not builder.info.splits or not builder.info.splits[split].num_examples:
+        raise RowsError(f"has no rows in its split '{split}'")
     rows = builder.as_dataset(split=split)
     if told.get(split) not in (None, rows.num_rows):
         raise RowsError(f"has {rows.num_rows:,} rows in its split '{split}', and its card says {told[split]:,}: the files and the card do not belong together")
     return rows.with_format("arrow")[:].cast(rows.features.arrow_schema)
+
+
+def _refuse_damaged() -> None:
+    """Raise `RowsError` for files that are not those that the hub tells: large ones lie in the cache under their SHA-256, and libraries compare sizes."""
+    for path in sorted(Path(os.environ["HF_HUB_CACHE"]).glob("datasets--*/blobs/*")):
+        if len(path.name) == 64 and sha256_file(path) != path.name:
+            path.unlink()
+            raise RowsError("came damaged from the hub; run the same command again")
 
 
 class _Source:
