@@ -233,14 +233,16 @@ def test_our_own_tasks_are_found_in_every_language(tmp_path: Path) -> None:
         f"{family}_{tag}" for family in ("reading", "minimal_pairs") for tag in ("es", "ca", "ca_valencia", "eu", "gl")
     }
     assert "bits_per_byte_eu" in folder.without_data
-    planted = {suite: [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] for suite, path in folder.files}
+    whole = [(suite, path) for suite, path in folder.files if suite.startswith(("reading_", "minimal_pairs_"))]
+    planted = {suite: [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] for suite, path in whole}
     texts = [str(item.get("passage") or item["good"]).upper().replace(",", "\n") for items in planted.values() for item in items]
     source = extracted(tmp_path / "extract", [{"text": f"{filler(n, 40)}. {text} {filler(n, 40)}"} for n, text in enumerate(texts)])
     manifest = decontaminate.run(DecontaminateConfig(evaluation=["iberlm"], workers=1), [source], tmp_path / "out")
     found = [{(span["suite"], span["item"]) for span in row} for row in matches(manifest)]
-    expected = [(suite, item["id"]) for suite, items in planted.items() for item in items]
+    first: dict[tuple[str, str], str] = {}  # a passage that several questions share is listed under the first of them
+    expected = [(suite, first.setdefault((suite, item.get("passage") or item["good"]), item["id"])) for suite, items in planted.items() for item in items]
     assert all(own in row for own, row in zip(expected, found, strict=True))
-    assert all(entry["seen"] == entry["items"] for entry in manifest.metrics["suites"].values())
+    assert all(manifest.metrics["suites"][suite]["seen"] == manifest.metrics["suites"][suite]["items"] for suite in planted)
 
 
 def _write(path: Path, kind: str) -> Path:

@@ -2,7 +2,10 @@
 
 import json
 import math
+import os
+import pty
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,11 +16,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iberlm.cli.compare_tool import compare as compare_command
+from iberlm.cli.tools import run_tool
 from iberlm.core.errors import ConfigError, CorruptError, DataError
 from iberlm.evaluate.compare import Comparison, compare
 from iberlm.evaluate.comparison_view import sentences, task_rows
@@ -356,10 +358,8 @@ def test_everything_is_json_without_what_is_no_number() -> None:
 
 
 def run_command(*arguments: str) -> None:
-    """The tool as `iberlm compare` runs it: errors are raised."""
-    app = typer.Typer()
-    app.command()(compare_command)
-    app(args=list(arguments), standalone_mode=False)
+    """`iberlm compare`; errors are raised."""
+    assert run_tool(["compare", *arguments]) == 0
 
 
 def write_evaluation(folder: Path, found: Tables) -> Path:
@@ -457,8 +457,34 @@ def test_a_damaged_table_is_told(folders: tuple[Path, Path]) -> None:
 
 def test_neither_torch_nor_the_harness_is_imported(folders: tuple[Path, Path]) -> None:
     code = (
-        "import sys, typer; from iberlm.cli.compare_tool import compare; app = typer.Typer(); app.command()(compare); "
-        "app(args=sys.argv[1:], standalone_mode=False); print([name for name in ('torch', 'transformers', 'lm_eval') if name in sys.modules])"
+        "import sys; from iberlm.cli.tools import run_tool; run_tool(['compare', *sys.argv[1:]]); "
+        "print([name for name in ('torch', 'transformers', 'lm_eval') if name in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", code, str(folders[0]), str(folders[1])], capture_output=True, text=True, check=True)
     assert run.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(("columns", "shown", "left_out"), [("200", "only A", ""), ("80", "Holm", "metric, items, p, unseen below, only A, only B")])
+def test_a_narrow_terminal_goes_without_some_columns(folders: tuple[Path, Path], columns: str, shown: str, left_out: str) -> None:
+    leader, follower = pty.openpty()
+    run = subprocess.Popen(
+        [sys.executable, "-m", "iberlm", "compare", *map(str, folders)],
+        stdout=follower,
+        env={**os.environ, "COLUMNS": columns, "TERM": "xterm", "NO_COLOR": "1"},
+    )
+    os.close(follower)
+    text = b""
+    while True:
+        try:
+            block = os.read(leader, 65536)
+        except OSError:  # how a terminal ends
+            break
+        if not block:
+            break
+        text += block
+    os.close(leader)
+    assert run.wait() == 0
+    lines = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", text.decode()).split())
+    assert f" {shown} " in lines
+    assert "xnli_eu" in lines
+    assert lines.partition("the terminal is too narrow for: ")[2].partition(" p: two-sided")[0] == left_out

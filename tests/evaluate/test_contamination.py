@@ -9,17 +9,29 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iberlm.cli.items_tool import items
 from iberlm.core.errors import ConfigError, DataError
+from iberlm.core.files import sha256_file
 from iberlm.core.manifest import Manifest, read_manifest
 from iberlm.curate import annotate, decontaminate, dedup, select
 from iberlm.curate.config import AnnotateConfig, DecontaminateConfig, SelectConfig, Thresholds
 from iberlm.curate.dedup.config import DedupConfig
 from iberlm.evaluate.catalogue import task_facts
-from iberlm.evaluate.contamination import Seen, asked_texts, clean_mask, item_hash, item_texts, not_searched, seen_items, shares_of, write_items
+from iberlm.evaluate.contamination import (
+    Seen,
+    asked_texts,
+    clean_mask,
+    item_hash,
+    item_texts,
+    not_searched,
+    search_fingerprint,
+    seen_items,
+    shares_of,
+    write_items,
+)
 from iberlm.evaluate.tasks import load_task
 from tests.curate.test_robots import extracted
 from tests.evaluate.tiny import sample_texts
@@ -104,6 +116,7 @@ def test_what_curation_took_out_of_the_corpus_is_not_seen(tmp_path: Path, asked:
     select.run(SelectConfig(languages=["es", "eu"], filters=FILTERS, contaminated=contaminated, workers=1), inputs, tmp_path / "curate")
     seen = seen_items(tmp_path / "decontaminate", TASKS)
     assert found_in(seen, asked) == (PLANTED if contaminated == "keep" else set())
+    assert search_fingerprint(tmp_path / "decontaminate") == [sha256_file(tmp_path / "decontaminate" / "items.parquet"), seen.removed]
     assert seen.removed == ("" if contaminated == "keep" else contaminated)
     assert clean_mask(asked["reading_es"], seen) == [contaminated != "keep" or ("reading_es", row["item"]) not in PLANTED for row in asked["reading_es"]]
 
@@ -172,16 +185,20 @@ def test_a_record_has_one_hash_whoever_read_it() -> None:
     assert len(item_hash({"half a pair": "\ud83d", "bytes": b"\xff"})) == 64
 
 
-VALUES = st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner))
+TEXTS = st.text(max_size=8)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | TEXTS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3), max_leaves=8
+)
 
 
-@given(st.dictionaries(st.text(), VALUES))
+@settings(max_examples=60, deadline=None)
+@given(st.dictionaries(TEXTS, VALUES, max_size=4))
 def test_a_record_that_went_through_json_keeps_its_hash(doc: dict[str, Any]) -> None:
     assert item_hash(json.loads(json.dumps(dict(reversed(doc.items()))))) == item_hash(doc)
 
 
 def test_the_command_writes_the_items_of_a_suite(tmp_path: Path, asked: dict[str, list[dict[str, Any]]], capsys: pytest.CaptureFixture[str]) -> None:
-    items(tmp_path / "items", ["suite=sample", "suite.languages=[es,eu]"], None)
+    items(tmp_path / "items", ["suite=sample", "suite.tasks=[reading,minimal_pairs,bits_per_byte]", "suite.languages=[es,eu]"], None)
     written = {path.stem for path in (tmp_path / "items").iterdir()}
     assert written == {f"{family}_{tag}" for family in ("reading", "minimal_pairs") for tag in ("es", "eu")}
     for task in TASKS:

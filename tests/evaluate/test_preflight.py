@@ -18,7 +18,8 @@ from iberlm.core.staged import RECORD, Record, data_set_folder, read_record, wri
 from iberlm.evaluate.asked import suite_facts
 from iberlm.evaluate.catalogue import UNKNOWN, TaskFacts, catalogue, task_facts
 from iberlm.evaluate.preflight import preflight
-from iberlm.evaluate.staging import staged
+from iberlm.evaluate.staging import overrides, staged
+from iberlm.evaluate.tasks import load_task
 from tests.evaluate.staged import COMMIT, ROWS, stage_tasks
 
 SUITES = sorted(path.stem for path in resource_dir("recipes").glob("suite/*.yaml"))
@@ -157,6 +158,21 @@ def test_what_would_fail_after_all_inference_fails_before_any(town: Callable[...
 @pytest.mark.usefixtures("no_network")
 def test_a_task_without_fault_has_no_problems_and_no_remarks(town: Callable[..., TaskFacts], tmp_path: Path) -> None:
     assert found(tmp_path, town(items=ROWS, cluster="question"), num_fewshot=5) == ([], [])
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_rehearsed_task_draws_the_solved_examples_of_a_fresh_one(town: Callable[..., TaskFacts], tmp_path: Path) -> None:
+    facts = town()
+    rehearsed: dict[str, Any] = {}
+    found(tmp_path, facts, num_fewshot=3, built=rehearsed)
+    copy = staged(facts, [tmp_path / "data"])
+    assert copy is not None
+    fresh = load_task(facts, overrides=overrides(copy), metadata={})
+    fresh.set_config("num_fewshot", 3)
+    fresh.set_fewshot_seed(1234)
+    asked = [[task.fewshot_context(doc, num_fewshot=3) for doc in task.eval_docs] for task in (rehearsed["town"], fresh)]
+    assert asked[0] == asked[1]
+    assert len(set(asked[0])) == ROWS
 
 
 @pytest.mark.usefixtures("no_network")

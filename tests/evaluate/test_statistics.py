@@ -214,10 +214,10 @@ def test_nothing_scores_outside_of_the_bounds_or_without_items() -> None:
 
 
 def test_a_mean_that_is_not_a_number_has_no_interval() -> None:
-    found = mean_interval([1.0, math.nan], bounds=(0, 1))
-    assert math.isnan(found.value)
-    assert found.stderr is None
-    assert math.isnan(found.high)
+    for found in (mean_interval([1.0, math.nan], bounds=(0, 1)), mean_interval([1.0, -math.inf]), bits_per_byte_interval([(-math.inf, 3), (-1.0, 4)])):
+        assert not math.isfinite(found.value)
+        assert found.stderr is None
+        assert math.isnan(found.high)
 
 
 def test_bits_per_byte_have_a_positive_interval_however_few_the_documents() -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from iberlm.core.files import sha256_json
+from iberlm.core.files import sha256_file, sha256_json
 from iberlm.core.needs import local_folder
 from iberlm.evaluate.catalogue import TaskFacts, task_facts
 from iberlm.evaluate.config import EvaluateConfig
@@ -15,6 +15,8 @@ from iberlm.evaluate.suite import BITS_PER_BYTE, SuiteTask, resolve
 from iberlm.evaluate.tasks import task_key_files
 
 NO_TEMPLATE = "none"
+IDENTIFIER = Path(__file__).parents[1] / "curate" / "langid"
+"""Where the models of the language identifier lie, which scores the answers of the family `fidelity`."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,8 @@ def _asked(config: EvaluateConfig, facts: TaskFacts, data: Staged | None) -> Ask
         "template": template,
         "lm_eval": importlib.metadata.version("lm_eval"),
     }
+    if facts.measures == "fidelity":
+        decides["identifier"] = {path.name: sha256_file(path) for path in sorted(IDENTIFIER.glob("*.safetensors"))}
     if facts.family == BITS_PER_BYTE:
         decides["validation"] = validation_files(Path(config.validation), [facts.language])
     return Asked(facts, data, shots, template, sha256_json(decides))

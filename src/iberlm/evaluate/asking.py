@@ -156,7 +156,8 @@ def _ask(config: EvaluateConfig, backend: Backend, store: Store, model: ModelIde
         scoring = Scoring(asked.facts, metrics, config.seed, _chance(asked.facts, metrics[0].name, items))
         rows = [row | _about(config, asked, items) | stamp for row in result_rows(scoring, items, None, values)]
         held = store.answered(model.key, name)
-        items = [held.get((row["key"], row["item"]), row) for row in items]  # who answered first, and when, stays
+        # who answered first, and when, stays; but not a score that is computed otherwise by now
+        items = [before if (before := held.get((row["key"], row["item"]))) and before["metrics"] == row["metrics"] else row for row in items]
         store.append([row for row in items if (row["key"], row["item"]) not in held], rows)
         journal.discard()
     return rows, items, slices.computed

@@ -9,7 +9,7 @@ from iberlm.evaluate.statistics.power import ALPHA
 
 HEADER = ("task", "metric", "items", "A", "B", "A - B", "95% interval", "p", "Holm", "unseen below", "only A", "only B", "better")
 _LEFT = 2
-_DISPENSABLE = ("metric", "p", "only A", "only B", "items", "unseen below", "A", "B")
+_DISPENSABLE = (("metric",), ("p",), ("only A", "only B"), ("items",), ("unseen below",), ("A", "B"))
 """Columns that a narrow terminal goes without, the first one first."""
 
 
@@ -173,9 +173,9 @@ def _show_rich(heading: list[str], words: list[str], rows: list[list[str]], belo
 def _fitting(rows: list[list[str]], width: int) -> list[int]:
     """Numbers of the columns that fit a terminal: all, or without as many dispensable ones as it takes."""
     columns = list(range(len(HEADER)))
-    for title in _DISPENSABLE:
+    for titles in _DISPENSABLE:
         # two blanks and a line for each column, and a last line
         if sum(max(len(row[column]) for row in [HEADER, *rows]) + 3 for column in columns) + 1 <= width:
             break
-        columns.remove(HEADER.index(title))
+        columns = [column for column in columns if HEADER[column] not in titles]
     return columns

@@ -9,6 +9,7 @@ from iberlm.core.errors import ConfigError
 from iberlm.core.languages import LANGUAGES, check_language
 from iberlm.core.stage import place
 from iberlm.evaluate.backends.config import BackendConfig
+from iberlm.evaluate.catalogue import own_families
 from iberlm.evaluate.suite import BITS_PER_BYTE, families
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -110,7 +111,7 @@ class EvaluateConfig(StageConfig):
 def _check_family(name: str, known: dict[str, list[str]]) -> None:
     if name in known:
         return
-    choices = f"choose among {', '.join(known)}"
+    choices = f"choose among {', '.join(own_families())}, or a family of docs/reference/evaluation-tasks.md"
     close = difflib.get_close_matches(name, known, 3, 0.5)
     matches = " or ".join(f"'{match}'" for match in close)
     hint = f"did you mean {matches}?" if close else choices

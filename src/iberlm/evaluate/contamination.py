@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from iberlm.core.errors import ConfigError, CorruptError, DataError
-from iberlm.core.files import publish, sha256_json
+from iberlm.core.files import publish, sha256_file, sha256_json
 from iberlm.core.manifest import find_manifest
 from iberlm.core.stage import shown
 
@@ -89,11 +89,7 @@ def seen_items(folder: Path, tasks: Iterable[str]) -> Seen:
     cut the passages, every item that was looked for has a share of 0. Tasks that were not searched for have no entry: `not_searched` says
     so. Raises `ConfigError` for a folder without items.parquet, and `DataError` for one that cannot be read.
     """
-    path = folder / SEARCHED
-    if not path.is_file():
-        below = folder / "decontaminate"
-        hint = f"did you mean {shown(below)}?" if (below / SEARCHED).is_file() else f"give RUN_DIR/decontaminate of a finished search; to {_SEARCH}"
-        raise ConfigError(f"contamination: {shown(folder)} has no {SEARCHED}; {hint}")
+    path = _searched(folder)
     try:
         rows = pq.read_table(path, columns=[*_COLUMNS], filters=[("suite", "in", sorted(set(tasks)))]) if (tasks := list(tasks)) else None
     except (OSError, pa.ArrowException) as error:
@@ -105,6 +101,20 @@ def seen_items(folder: Path, tasks: Iterable[str]) -> Seen:
         before = items.get(item)
         items[item] = before if share is None else 0.0 if removed else max(share, before or 0.0)
     return Seen(folder, shares, removed)
+
+
+def search_fingerprint(folder: Path) -> list[str]:
+    """What decides the clean scores, for the key of a stage: the search's items, and what was removed. Raises as `seen_items`."""
+    return [sha256_file(_searched(folder)), _removed(folder)]
+
+
+def _searched(folder: Path) -> Path:
+    path = folder / SEARCHED
+    if not path.is_file():
+        below = folder / "decontaminate"
+        hint = f"did you mean {shown(below)}?" if (below / SEARCHED).is_file() else f"give RUN_DIR/decontaminate of a finished search; to {_SEARCH}"
+        raise ConfigError(f"contamination: {shown(folder)} has no {SEARCHED}; {hint}")
+    return path
 
 
 def _removed(folder: Path) -> str:

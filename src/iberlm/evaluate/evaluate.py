@@ -117,11 +117,11 @@ def _compare(config: EvaluateConfig, out: Path, record: Record) -> None:
 def _can_be_asked(config: EvaluateConfig) -> list[Any]:
     """Facts of the tasks that can be asked; the others are named in the log."""
     from iberlm.evaluate.asked import suite_facts
-    from iberlm.evaluate.suite import BITS_PER_BYTE
+    from iberlm.evaluate.suite import BITS_PER_BYTE, why_missing
 
     facts, missing = suite_facts(config)
-    for task in missing:
-        say(f"{STAGE}: no task '{task.family}' in {task.language}: the table has no such cell")
+    for text in why_missing(missing):
+        say(f"{STAGE}: {text}")
     return [entry for entry in facts if entry.family != BITS_PER_BYTE or _has_documents(config, entry.language)]
 
 

@@ -66,6 +66,8 @@ def preflight(
             for text in findings.remarks:
                 remark(f"evaluate: {facts.name}: {text}")
             if built is not None and not findings.problems:
+                task._instances = None
+                task.set_fewshot_seed(seed)  # the rehearsal drew solved examples: who asks next draws the same as from a fresh task
                 built[facts.name] = task
     where = " or ".join(map(str, data)) or "neither `data` nor `cluster.bundle`, of which none is given"
     problems += [f"{', '.join(names)}: {title} is not in {where}" for title, names in absent.items()]

@@ -99,9 +99,9 @@ def language_table(results: Rows) -> dict[str, dict[str, Any]]:
 
 
 def _why(row: dict[str, Any]) -> str:
-    if row["measures"] in NOT_AVERAGED:
-        return "shows a preference"
-    return "no scale from chance to best" if row["chance"] is None or row["best"] is None else f"{row['n']} items, fewer than {MIN_ITEMS}"
+    if row["chance"] is None or row["best"] is None:
+        return "no scale from chance to best"
+    return "shows a preference" if row["measures"] in NOT_AVERAGED else f"{row['n']} items, fewer than {MIN_ITEMS}"
 
 
 def _normalised(row: dict[str, Any]) -> Normalised:

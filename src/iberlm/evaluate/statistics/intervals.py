@@ -36,7 +36,7 @@ class Interval:
 
     def mapped(self, function: Callable[[float], float], slope: float) -> "Interval":
         """The interval of a monotone `function` of the value, whose derivative there is `slope`."""
-        low, high = sorted((function(self.low), function(self.high))) if slope else (function(self.value),) * 2
+        low, high = sorted((function(self.low), function(self.high)))
         return replace(self, value=function(self.value), stderr=None if self.stderr is None else self.stderr * abs(slope), low=low, high=high)
 
 
@@ -49,10 +49,11 @@ def mean_interval(scores: Sequence[float], clusters: Sequence[Any] | None = None
     """
     _not_empty(scores)
     n, value = len(scores), float(sum(scores) / len(scores))
-    found = ratio(np.asarray(scores, dtype=float), np.ones(n), codes(clusters, n))
-    nothing = Interval(value, None, math.nan, math.nan, n, found.clusters)
+    cluster = codes(clusters, n)
+    nothing = Interval(value, None, math.nan, math.nan, n, int(cluster.max()) + 1)
     if not math.isfinite(value):
         return nothing
+    found = ratio(np.asarray(scores, dtype=float), np.ones(n), cluster)
     stderr = None if found.variance is None else math.sqrt(found.variance)
     if bounds is None:
         if stderr is None:
@@ -98,10 +99,13 @@ def ratio_interval(numerators: Sequence[float], denominators: Sequence[float], c
     n, total = len(numerators), sum(denominators)
     if not total:
         raise DataError("a ratio of sums: the denominators sum to zero; are all documents empty?")
-    found = ratio(np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float), codes(clusters, n))
-    value = float(sum(numerators) / total)
-    if found.variance is None or not math.isfinite(value):
-        return Interval(value, None, math.nan, math.nan, n, found.clusters)
+    cluster, value = codes(clusters, n), float(sum(numerators) / total)
+    nothing = Interval(value, None, math.nan, math.nan, n, int(cluster.max()) + 1)
+    if not math.isfinite(value):
+        return nothing
+    found = ratio(np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float), cluster)
+    if found.variance is None:
+        return nothing
     stderr = math.sqrt(found.variance)
     half = quantile(found.degrees) * stderr
     if value > 0 and min(numerators) >= 0:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -24,6 +24,8 @@ _FORMAT_FIELD = b"iberlm_store_format"
 _MODEL_CHARACTERS, _TASK_CHARACTERS, _HASH_CHARACTERS = 16, 80, 32
 _ABANDONED_SECONDS = 3600.0
 """A temporary file of this age belongs to a process that was killed: a segment is written in seconds."""
+_GROUP_ROWS = 1 << 14
+"""Of a row group in a large file: what a reader of one task reads for nothing, against the time that every group costs."""
 TRIES = 20
 """Of reading while files come and go."""
 
@@ -32,15 +34,13 @@ def write_segment(folder: Path, kind: str, table: pa.Table, *, large: bool = Fal
     """Write rows of one model as a file of the store `folder`, unless it is there; return its path.
 
     Reading thousands of small files takes as long as their columns take to set up: these have neither dictionaries nor zstd, which
-    large ones have, with a row group for each run of one task.
+    large ones have. Rows of large ones should be in the order of their tasks, so that a reader can skip most.
     """
     tasks = pc.unique(table["task"]).to_pylist()
     stored = table.replace_schema_metadata({**(table.schema.metadata or {}), _FORMAT_FIELD: str(FORMAT).encode()})
     sink = pa.BufferOutputStream()
     if large:
-        with pq.ParquetWriter(sink, stored.schema, compression="zstd") as writer:
-            for start, rows in _runs(stored["task"]):
-                writer.write_table(stored.slice(start, rows), row_group_size=max(1, rows))
+        pq.write_table(stored, sink, compression="zstd", row_group_size=_GROUP_ROWS)
     else:
         pq.write_table(stored, sink, compression="lz4", use_dictionary=False, write_statistics=["task"])
     content = sink.getvalue()
@@ -50,15 +50,6 @@ def write_segment(folder: Path, kind: str, table: pa.Table, *, large: bool = Fal
         with disk_errors(path), publish(path) as temporary:
             temporary.write_bytes(content)
     return path
-
-
-def _runs(tasks: pa.ChunkedArray) -> Iterator[tuple[int, int]]:
-    """First row and number of rows of each run of equal values."""
-    encoded = pc.run_end_encode(tasks.combine_chunks())
-    start = 0
-    for end in encoded.run_ends.to_pylist():
-        yield start, end - start
-        start = end
 
 
 def _hash(content: Any) -> str:
@@ -139,7 +130,7 @@ def _conform(path: Path, table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def _groups(file: pq.ParquetFile, tasks: frozenset[str]) -> list[int]:
-    """Row groups that may have rows of `tasks`: files of many tasks have a row group for each."""
+    """Row groups that may have rows of `tasks`."""
     every = list(range(file.num_row_groups))
     if not tasks or len(every) < 2:
         return every
