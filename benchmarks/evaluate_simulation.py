@@ -50,8 +50,8 @@ from iberlm.evaluate.statistics.power import minimum_detectable_effect
 Generator = np.random.Generator
 COVERAGE, FALSE_POSITIVES, POWER = "coverage", "false positives", "power"
 GOALS = {COVERAGE: (93.5, 96.5), FALSE_POSITIVES: (4.0, 6.0)}
-RESAMPLES = 500
-HOLDS = "holds"
+RESAMPLES = 400
+HOLDS = "within"
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def plain_rejects(a: Any, b: Any) -> bool:
 
 def repetitions(n: int) -> int:
     """More where a repetition is cheap."""
-    return int(np.clip(3_000_000 // n, 4_000, 10_000))
+    return int(np.clip(2_000_000 // n, 2_500, 10_000))
 
 
 def shares() -> Iterator[Scenario]:
@@ -153,7 +153,7 @@ def shares() -> Iterator[Scenario]:
                 return Outcome(covered(mean_interval(scores.tolist(), passages, bounds=(0, 1)), share), plain_covers(scores, share))
 
             items = f"{clusters} x {size}"
-            yield Scenario(COVERAGE, "share, by passages", f"correlation {correlation}", items, 4000, draw_clustered)
+            yield Scenario(COVERAGE, "share, by passages", f"correlation {correlation}", items, 3000, draw_clustered)
 
 
 def graded_scores() -> Iterator[Scenario]:
@@ -175,7 +175,7 @@ def graded_scores() -> Iterator[Scenario]:
                     passages = np.repeat(np.arange(clusters), sizes).tolist()
                     return Outcome(covered(mean_interval(scores.tolist(), passages, bounds=(0, 1)), truth), plain_covers(scores, truth))
 
-                yield Scenario(COVERAGE, "graded score, by passages", f"{kind}, correlation {correlation}", f"{clusters} x {size}", 4000, draw_clustered)
+                yield Scenario(COVERAGE, "graded score, by passages", f"{kind}, correlation {correlation}", f"{clusters} x {size}", 3000, draw_clustered)
 
 
 def bits_per_byte() -> Iterator[Scenario]:
@@ -188,7 +188,7 @@ def bits_per_byte() -> Iterator[Scenario]:
                     bits, sizes, sources = documents(rng, n, spread, kind)
                     return Outcome(covered(ratio_interval(bits.tolist(), sizes.tolist(), sources), 1.0))
 
-                yield Scenario(COVERAGE, "bits per byte", f"{kind}, {told}", str(n), 4000, draw)
+                yield Scenario(COVERAGE, "bits per byte", f"{kind}, {told}", str(n), 3000, draw)
 
 
 def corpora() -> Iterator[Scenario]:
@@ -271,7 +271,7 @@ def paired_shares() -> Iterator[Scenario]:
                     found = paired_difference(a.tolist(), b.tolist(), np.repeat(np.arange(clusters), sizes).tolist())
                     return Outcome(rejects(found), plain_rejects(a, b)) if goal == FALSE_POSITIVES else Outcome(covered(found.interval, truth))
 
-                yield Scenario(goal, "pair, right or wrong, by passages", f"correlation {correlation}", f"{clusters} x {size}", 4000, draw_clustered)
+                yield Scenario(goal, "pair, right or wrong, by passages", f"correlation {correlation}", f"{clusters} x {size}", 3000, draw_clustered)
 
 
 def paired_others() -> Iterator[Scenario]:
@@ -292,7 +292,7 @@ def paired_others() -> Iterator[Scenario]:
                 a, b = (bits * np.exp(rng.normal(0, 0.05, n)) for _ in range(2))
                 return Outcome(rejects(paired_ratio_difference(a.tolist(), b.tolist(), sizes.tolist())))
 
-            yield Scenario(FALSE_POSITIVES, "pair, bits per byte", told, str(n), 4000, draw_bits)
+            yield Scenario(FALSE_POSITIVES, "pair, bits per byte", told, str(n), 3000, draw_bits)
     for n in (50, 100, 300):
         for kind in ("better than chance", "good", "rare class"):
 
@@ -346,7 +346,7 @@ def power() -> Iterator[Scenario]:
                 kind = rng.choice(3, size=n, p=[(differing + effect) / 2, (differing - effect) / 2, 1 - differing])
                 return Outcome(rejects(paired_difference((kind == 0).astype(float).tolist(), (kind == 1).astype(float).tolist())))
 
-            yield Scenario(POWER, "minimum detectable effect", f"{differing:.0%} of the items differ", str(n), 4000, draw)
+            yield Scenario(POWER, "minimum detectable effect", f"{differing:.0%} of the items differ", str(n), 3000, draw)
 
 
 def simulate(scenario: Scenario, seed: int, share: float) -> Row:

@@ -94,6 +94,7 @@ def test_rows_are_chosen_by_model_task_and_key(tmp_path: Path) -> None:
     wanted = item(MODELS[0], "task1", 3)["key"]
     assert store.items(keys=iter([wanted]))["item"].to_pylist() == [3]
     assert store.results(model=MODELS[2]).num_rows == 3
+    assert store.results(model=MODELS[2], tasks=["task1"])["task"].to_pylist() == ["task1"]
     narrow = store.items(columns=["score", "task"])
     assert narrow.schema.names == ["task", "score"]
     assert narrow.num_rows == 36

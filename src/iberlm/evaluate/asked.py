@@ -64,7 +64,7 @@ class ModelIdentity:
 
 def data_folders(config: EvaluateConfig) -> list[Path]:
     """Where staged data is looked for."""
-    return [Path(folder).expanduser() for folder in (config.data, config.cluster.bundle) if folder]
+    return [Path(folder).expanduser() for folder in (config.data_folder, config.cluster.bundle) if folder]
 
 
 def identity(config: EvaluateConfig) -> ModelIdentity | None:

@@ -23,7 +23,7 @@ from iberlm.evaluate.backends import Backend, Slices, open_backend
 from iberlm.evaluate.catalogue import TaskFacts
 from iberlm.evaluate.command import command_of
 from iberlm.evaluate.config import EvaluateConfig
-from iberlm.evaluate.engine import Advance, Rows, model_name, same_conditions
+from iberlm.evaluate.engine import Advance, Rows, model_name, same_conditions, step
 from iberlm.evaluate.fingerprint import parameters
 from iberlm.evaluate.item_rows import item_rows, metrics_of
 from iberlm.evaluate.model import gpu_count
@@ -202,7 +202,7 @@ def _about(config: EvaluateConfig, asked: Asked, items: Rows) -> dict[str, Any]:
         "synthetic": facts.synthetic,
         "human_reviewed": facts.human_reviewed,
         "command": command_of(config, facts),
-        "step": config.step if config.step >= 0 else None,
+        "step": step(config),
     }
 
 

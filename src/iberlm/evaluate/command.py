@@ -20,8 +20,8 @@ def command_of(config: EvaluateConfig, facts: TaskFacts) -> str:
         words.append(f"+suite.licences={{{facts.name}: {config.suite.licences[facts.name]}}}")
     if facts.family == BITS_PER_BYTE:
         words.append(f"validation={config.validation}")
-    if config.data or config.cluster.bundle:
-        words.append(f"data={config.data or config.cluster.bundle}")
+    if config.data_folder or config.cluster.bundle:
+        words.append(f"data={config.data_folder or config.cluster.bundle}")
     defaults = EvaluateConfig(model_folder="-", validation="-")
     for name in ("num_fewshot", "limit", "dtype", "seed", "chat_template", "batch_size", "batch_tokens"):
         value = getattr(config, name)

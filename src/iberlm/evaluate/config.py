@@ -81,7 +81,7 @@ class EvaluateConfig(StageConfig):
     """Put questions in the model's chat template; tasks that score raw text never are."""
     store: str = place("")
     """Folder of the result store, which any number of models and runs share."""
-    data: str = place("")
+    data_folder: str = place("")
     """Folder with the tasks' data that `iberlm prefetch` filled; empty: `cluster.bundle`."""
     contamination: str = place("")
     """Folder `decontaminate` of a curated corpus that was searched for the tasks' items: scores on what it does not hold stand beside the full ones."""

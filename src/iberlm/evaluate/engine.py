@@ -12,7 +12,7 @@ from iberlm.core.progress import progress, say
 from iberlm.evaluate.asked import Asked, ModelIdentity, identity
 from iberlm.evaluate.catalogue import TaskFacts
 from iberlm.evaluate.config import EvaluateConfig
-from iberlm.evaluate.contamination import Seen, clean_mask, seen_items
+from iberlm.evaluate.contamination import Seen, clean_mask, not_searched, seen_items
 from iberlm.evaluate.scoring import Metric, Scoring, prompts_hash, result_rows
 from iberlm.evaluate.store.schema import ITEM_SCHEMA
 from iberlm.evaluate.store.store import Store
@@ -39,6 +39,8 @@ def evaluate_tasks(config: EvaluateConfig, tasks: list[Asked]) -> Evaluated:
     store = Store(Path(config.store))
     store.set_aside_damaged()
     seen = seen_items(Path(config.contamination), [task.facts.name for task in tasks]) if config.contamination else None
+    if seen is not None and (said := not_searched(seen, [task.facts.name for task in tasks])):
+        say(f"evaluate: {said}")
     model = identity(config)
     done: dict[str, tuple[Rows, Rows]] = {}
     for task in tasks if model is not None else ():
@@ -58,7 +60,7 @@ def evaluate_tasks(config: EvaluateConfig, tasks: list[Asked]) -> Evaluated:
     results, items = Rows(), Rows()
     for task in tasks:
         rows, answers = _with_contamination(config, task.facts, *done[task.facts.name], seen)
-        results += [row | {"suite": config.suite.name, "model_name": model_name(config)} for row in rows]
+        results += [row | {"suite": config.suite.name, "model_name": model_name(config), "step": step(config)} for row in rows]
         items += answers
     return Evaluated(results, items, computed)
 
@@ -66,6 +68,11 @@ def evaluate_tasks(config: EvaluateConfig, tasks: list[Asked]) -> Evaluated:
 def model_name(config: EvaluateConfig) -> str:
     """As the user calls the model: its folder, its name on the hub, or its name on a server."""
     return config.backend.model or config.model_folder
+
+
+def step(config: EvaluateConfig) -> int | None:
+    """Training step of the checkpoint that is evaluated; None for what is none."""
+    return config.step if config.step >= 0 else None
 
 
 def stored(store: Store, model: ModelIdentity, task: Asked) -> tuple[Rows, Rows] | None:

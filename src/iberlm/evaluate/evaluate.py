@@ -51,7 +51,8 @@ def _before_its_inputs(config: EvaluateConfig) -> bool:
 
 
 def _fingerprint(config: EvaluateConfig) -> dict[str, Any]:
-    from iberlm.evaluate.asked import asked_tasks, data_folders, suite_facts
+    from iberlm.evaluate.asked import asked_tasks, suite_facts
+    from iberlm.evaluate.contamination import search_fingerprint
     from iberlm.evaluate.suite import BITS_PER_BYTE
 
     # before the keys of tasks, which read the template and the documents
@@ -64,8 +65,7 @@ def _fingerprint(config: EvaluateConfig) -> dict[str, Any]:
         "model": model,
         "tasks": {task.facts.name: task.key for task in asked_tasks(config, [entry for entry in facts if entry.family != BITS_PER_BYTE])},
         "validation": validation,
-        "data": [str(folder) for folder in data_folders(config)] if not config.data else [],
-        "contamination": sha256_file(Path(config.contamination) / ITEMS) if (Path(config.contamination) / ITEMS).is_file() else config.contamination,
+        "contamination": search_fingerprint(Path(config.contamination)) if config.contamination else "",
         "compare_with": _items_of(config.compare_with),
         "lm_eval": importlib.metadata.version("lm_eval"),
     }

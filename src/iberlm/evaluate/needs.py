@@ -28,9 +28,9 @@ def needs(config: EvaluateConfig) -> list[Need]:
     """
     found = _of_backend(config)
     found += [path_need(config.validation, "validation")] if config.validation else []
-    found += [path_need(config.data, "data")] if config.data else []
+    found += [path_need(config.data_folder, "data_folder")] if config.data_folder else []
     facts, _ = suite_facts(config)
-    return found + data_needs(facts, data_folders(config)[:1] if config.data else [])
+    return found + data_needs(facts, data_folders(config)[:1] if config.data_folder else [])
 
 
 def _of_backend(config: EvaluateConfig) -> list[Need]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import datasets
 from transformers.utils import logging as transformers_logging
 
 _ENVIRONMENT = {
@@ -51,6 +52,9 @@ def quiet_harness() -> Iterator[None]:
             _replace(stack, module, name, True)
         for module in _BAR_MODULES:
             _replace(stack, module, "tqdm", Bar)
+        if not datasets.are_progress_bars_disabled():
+            stack.callback(datasets.enable_progress_bars)
+            datasets.disable_progress_bars()
         if transformers_logging.is_progress_bar_enabled():
             stack.callback(transformers_logging.enable_progress_bar)
             transformers_logging.disable_progress_bar()

@@ -1,5 +1,6 @@
 """The section on evaluation: scores with intervals, the means of languages, Valencian and varieties, and the base model against the fine-tuned one."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from iberlm.report.wording import NONE, decimal, dig, language_name, line, liste
 METRICS = {"acc": "accuracy", "acc_norm": "accuracy by likelihood a character", "acc_bytes": "accuracy by likelihood a byte", "exact_match": "exact match"}
 """The harness's names of metrics in words."""
 ROLES = {"evaluate": "Base", "evaluate_finetuned": "Fine-tuned"}
+ENDS = ("value", "low", "high")
 DRAWN = 4
 """Task families that the chart shows; the tables have them all."""
 VALENCIAN = "ca-valencia"
@@ -57,10 +59,12 @@ class _Measured:
 
     def said(self, share: bool) -> str:
         """Value and interval, in per cent for a share."""
-        return _said(self.value, self.low, self.high, 100 if share else 1, 1 if share else 3)
+        return _said((self.value, self.low, self.high), 100 if share else 1, 1 if share else 3)
 
 
-def _said(value: float | None, low: float | None, high: float | None, factor: float, digits: int) -> str:
+def _said(numbers: Sequence[float | None], factor: float, digits: int) -> str:
+    """A value and the ends of its interval."""
+    value, low, high = numbers
     if value is None:
         return NONE
     shown = decimal(factor * value, digits)
@@ -137,7 +141,7 @@ def _means(run: RunFolder) -> Table | None:
         left_out: dict[str, list[str]] = {}
         for entry in (entry for entry in cells[0].get("left_out") or cells[1].get("left_out") or [] if isinstance(entry, dict)):
             left_out.setdefault(line(entry.get("why")), []).append(_short(line(entry.get("task")), tag))
-        shown = [Cell(_said(*(real(cell.get(key)) for key in ("value", "low", "high")), 1, 1), number=True) for cell in cells]
+        shown = [Cell(_said([real(cell.get(key)) for key in ENDS], 1, 1), number=True) for cell in cells]
         why = "; ".join(f"{listed(names)} ({reason})" for reason, names in left_out.items())
         rows.append([Cell(language_name(tag), language=tag), *shown, Cell(listed([_short(task, tag) for task in tasks]) or NONE), Cell(why or NONE)])
     return Table("Mean of a language's tasks (0 is chance, 100 the best there can be; 95% interval)", columns, rows)
@@ -158,10 +162,12 @@ def _comparison(run: RunFolder) -> list[Block]:
         return []
     blocks: list[Block] = [Heading("The fine-tuned model (A) against the base model (B), item by item")]
     blocks += [Remark(f"{line(sentence)}.") for sentence in mapping(found).get("sentences") or []]
-    names = ("Difference, A less B", "95% interval", "p", "p by Holm", "Only A right", "Only B right", "Seen from")
+    names = ("Difference, A less B", "95% interval", "p", "p by Holm", "Only A right", "Only B right", "Unseen below")
     columns = [Column("Task"), *(Column(name, number=True) for name in names), Column("Better")]
-    rows = [_verdict(entry) for entry in sorted(tasks, key=lambda entry: (ordered({str(entry.get("language"))}), str(entry.get("task"))))]
-    blocks.append(Table("Paired differences by task: tests corrected for their number by Holm's method", columns, rows))
+    tags = ordered({line(entry.get("language")) for entry in tasks})
+    rows = [_verdict(entry) for entry in sorted(tasks, key=lambda entry: tags.index(line(entry.get("language"))))]
+    caption = "Paired differences by task (accuracies in per cent); p is corrected for the number of tasks by Holm's method"
+    blocks.append(Table(caption, columns, rows))
     return blocks
 
 
@@ -175,9 +181,8 @@ def _verdict(entry: dict[str, Any]) -> list[Cell]:
     interval = NONE if low is None or high is None else f"{decimal(factor * low, digits)} to {decimal(factor * high, digits)}"
     numbers = [_signed(difference, factor, digits), interval, _p(real(entry.get("p"))), _p(real(entry.get("p_holm")))]
     numbers += [whole(real(entry.get("only_a"))), whole(real(entry.get("only_b"))), NONE if least is None else decimal(factor * least, digits)]
-    better = entry.get("better")
-    said = f"{better} ({'fine-tuned' if better == 'A' else 'base'})" if better in ("A", "B") else "no difference seen"
-    return [Cell(spoken(line(entry.get("task"))), language=tag), *(Cell(text, number=True) for text in numbers), Cell(said)]
+    better = {"A": "fine-tuned", "B": "base"}.get(line(entry.get("better")), NONE)
+    return [Cell(_short(line(entry.get("task")), tag), language=tag), *(Cell(text, number=True) for text in numbers), Cell(better)]
 
 
 def _signed(value: float | None, factor: float, digits: int) -> str:
@@ -198,10 +203,10 @@ def _varieties(run: RunFolder, families: dict[str, dict[str, Pair]]) -> list[Blo
     preferences = [mapping(run.read_json(role, "variety.json")[0]) if run.get(role) is not None else {} for role in ROLES]
     rows = []
     for name, title in (("ca", "Central Catalan and Valencian"), ("es", "Peninsular and American Spanish")):
-        kinds = list(dict.fromkeys(kind for table in preferences for kind in mapping(dig(table, name, "shares"))))
-        for kind in kinds:
-            cells = [Cell(_of_frames(mapping(table.get(name)), kind), number=True) for table in preferences]
-            rows.append([Cell(f"{title}: {KINDS.get(kind, spoken(kind))}"), *cells])
+        for kind, said in KINDS.items():
+            if any(kind in mapping(dig(table, name, "shares")) for table in preferences):
+                cells = [Cell(_of_frames(mapping(table.get(name)), kind), number=True) for table in preferences]
+                rows.append([Cell(f"{title}: {said}"), *cells])
     if rows:
         columns = [Column("Asked in two varieties, the model"), *(Column(name, number=True) for name in ROLES.values())]
         blocks.append(Table("Does the model keep to the variety in which it is addressed? (per cent of sentences; one that guesses: 25 each)", columns, rows))
@@ -221,7 +226,7 @@ def _pattern_table(title: str, pair: Pair) -> Table | None:
     rows = []
     for name in names:
         cells = [mapping(entry.groups.get(name)) if entry else {} for entry in pair]
-        shown = [Cell(_said(*(real(cell.get(key)) for key in ("value", "low", "high")), 100, 0), number=True) for cell in cells]
+        shown = [Cell(_said([real(cell.get(key)) for key in ENDS], 100, 0), number=True) for cell in cells]
         rows.append([Cell(spoken(line(name))), *shown, Cell(whole(next((real(cell.get("n")) for cell in cells if cell), None)), number=True)])
     return Table(f"{title} (per cent right, 95% interval)", columns, rows)
 

@@ -24,8 +24,18 @@ def run(config: ReportConfig, inputs: list[Manifest], out: Path) -> Manifest:
     """
     names = sorted({name for manifest in inputs for name in manifest.cards})
     stages = [[role_of(config, manifest), manifest.key, asdict(manifest.counts), manifest.metrics] for manifest in inputs]
-    fingerprint = {"stages": stages, "cards": {name: _card_hash(name) for name in names}}
+    fingerprint = {"stages": stages, "cards": {name: _card_hash(name) for name in names}, "curves": _curves(config)}
     return run_stage(STAGE, VERSION, _body, config, inputs, out, fingerprint=fingerprint, whole_inputs=False)
+
+
+def _curves(config: ReportConfig) -> str:
+    """Stands for what was evaluated while the model trained; the charts' library is imported only where something was."""
+    folder = Path(config.run_dir)
+    if not any((folder / name).is_dir() for name in ("watch", "store")):
+        return ""
+    from iberlm.report.curves_section import fingerprint
+
+    return fingerprint(folder)
 
 
 def _card_hash(name: str) -> str:

@@ -1,5 +1,6 @@
 """Bring stores together, and many small files of a store into few. Both only add and take away whole files; no row is ever changed."""
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -158,8 +159,8 @@ def compact(folder: Path) -> Compacted:
         remove_abandoned(folder)
         before = sum(len(segments(folder, kind)) for kind in SCHEMAS)
         for kind in SCHEMAS:
-            for place in sorted({path.parent for path in segments(folder, kind)}):
-                _compact_model(folder, kind, [path for path in segments(folder, kind) if path.parent == place])
+            for _, paths in itertools.groupby(segments(folder, kind), key=lambda path: path.parent):
+                _compact_model(folder, kind, list(paths))
         return Compacted(before, sum(len(segments(folder, kind)) for kind in SCHEMAS))
 
 

@@ -68,19 +68,19 @@ def segments(folder: Path, kind: str, model: str = "", tasks: Iterable[str] = ()
     """Files that may have rows of a model and of tasks (all when empty), in a fixed order. Unfinished and damaged ones are no segments."""
     parts = {_task_part(task) for task in tasks}
     root = folder / kind
-    folders = [root / _model_part(model)] if model else _entries(root)
     found = []
-    for place in folders:
-        for path in _entries(place):
-            task = path.name.partition(".")[0]
-            if path.suffix == ".parquet" and task and (not parts or task in parts or task == SEVERAL):
-                found.append(path)
+    for place in [_model_part(model)] if model else _names(root):
+        for name in _names(root / place):
+            task = name.partition(".")[0]
+            if name.endswith(".parquet") and task and (not parts or task in parts or task == SEVERAL):
+                found.append(root / place / name)
     return found
 
 
-def _entries(folder: Path) -> list[Path]:
+def _names(folder: Path) -> list[str]:
     try:
-        return sorted(folder / entry.name for entry in os.scandir(folder))
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries)
     except (FileNotFoundError, NotADirectoryError):
         return []
 
@@ -104,9 +104,11 @@ def read_segment(path: Path, schema: pa.Schema | None = None, tasks: Iterable[st
     """
     try:
         with pq.ParquetFile(path) as file:
-            _check_format(path, file.schema_arrow.metadata or {})
-            columns = [name for name in schema.names if name in file.schema_arrow.names] if schema else None
-            table = file.read_row_groups(_groups(file, frozenset(tasks)), columns=columns, use_threads=False)
+            own = file.schema_arrow  # made anew at each access
+            _check_format(path, own.metadata or {})
+            groups = _groups(file, own.names, frozenset(tasks))
+            columns = [name for name in schema.names if name in own.names] if schema else None
+            table = file.read_row_groups(groups, columns=columns, use_threads=file.metadata.num_rows > _GROUP_ROWS)
     except (FileNotFoundError, DataError):
         raise
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
@@ -129,12 +131,12 @@ def _conform(path: Path, table: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _groups(file: pq.ParquetFile, tasks: frozenset[str]) -> list[int]:
+def _groups(file: pq.ParquetFile, names: list[str], tasks: frozenset[str]) -> list[int]:
     """Row groups that may have rows of `tasks`."""
     every = list(range(file.num_row_groups))
     if not tasks or len(every) < 2:
         return every
-    column = file.schema_arrow.names.index("task")  # no column before it is nested, so Parquet counts alike
+    column = names.index("task")  # no column before it is nested, so Parquet counts alike
     found = []
     for index in every:
         statistics = file.metadata.row_group(index).column(column).statistics

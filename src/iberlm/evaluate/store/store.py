@@ -11,7 +11,6 @@ counts is in the rows. The same rows may stand in several files; which of them i
 """
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -44,6 +43,8 @@ MARK = "store.json"
 DAMAGED_SUFFIX = ".damaged"
 IDENTITY = {ITEMS: ITEM_IDENTITY, RESULTS: RESULT_KEY}
 """Rows that agree in these are about the same thing."""
+_READERS = 4
+"""Threads that read files: Arrow decodes while Python goes on; more of them mostly wait for each other."""
 _NEEDED = {ITEMS: ("model", "task", "key", "item"), RESULTS: ("model", "task", "metric")}
 
 
@@ -85,9 +86,9 @@ class Store:
         only = set(keys) if keys is not None else None
         return self._settled(ITEMS, model, frozenset(tasks), only, wanted, earliest)
 
-    def results(self, *, model: str = "") -> pa.Table:
+    def results(self, *, model: str = "", tasks: Iterable[str] = ()) -> pa.Table:
         """Result rows, of those that agree in `RESULT_KEY` the newest, in the order of that key. Raises as `items`."""
-        return self._settled(RESULTS, model, frozenset(), None, list(RESULT_SCHEMA.names), newest)
+        return self._settled(RESULTS, model, frozenset(tasks), None, list(RESULT_SCHEMA.names), newest)
 
     def answered(self, model: str, task: str) -> dict[tuple[str, int], dict[str, Any]]:
         """Item rows of one task by (key, item)."""
@@ -137,7 +138,7 @@ class Store:
         for _ in range(TRIES):
             paths = stable_listing(self.folder, kind, model, tasks)
             try:
-                with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+                with ThreadPoolExecutor(_READERS) as pool:
                     tables = list(pool.map(lambda path: read_segment(path, schema, tasks), paths))
             except FileNotFoundError:  # the store was compacted meanwhile
                 continue
