@@ -85,7 +85,7 @@ def test_empty_and_equal_outputs_are_told() -> None:
 
 def test_the_share_that_was_cut_is_told() -> None:
     items = [{**item, "truncated": index < 3} for index, item in enumerate(GOOD)]
-    assert alarms(items, result(0.9, 0.7, 0.97)) == ["cut at the limit of tokens: 3 of 20 items (15%)"]
+    assert alarms(items, result(0.9, 0.7, 0.97)) == ["prompts longer than the context: 3 of 20 items (15%)"]
 
 
 def results_of(values: dict[str, dict[str, float]], **columns: Any) -> pa.Table:

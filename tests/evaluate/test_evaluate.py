@@ -384,3 +384,70 @@ def test_two_models_are_told_apart_in_the_store(model: Path, validation: Path, t
     assert first["model"] != second["model"]
     assert first["prompts_hash"] == second["prompts_hash"]
     assert first["value"] != second["value"]
+
+
+def unstamped(manifest: Manifest) -> list[dict[str, Any]]:
+    return [{name: value for name, value in row.items() if name != "created"} for row in rows(manifest, "items.parquet")]
+
+
+def test_processes_that_share_the_items_answer_as_one_does(model: Path, validation: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    suite = SuiteConfig(tasks=["reading", "bits_per_byte"], languages=["gl"])
+    alone = run(settings(model, validation, suite=suite, batch_size=2), [], tmp_path / "alone/out")
+    shared = run(settings(model, validation, suite=suite, batch_size=2, processes=2), [], tmp_path / "shared/out")
+    assert "2 processes share the items" in capsys.readouterr().err
+    assert unstamped(alone) == unstamped(shared)
+    assert alone.metrics == shared.metrics
+    assert not list((tmp_path / "shared/store/journal").glob("*.jsonl"))
+
+
+def test_what_the_store_has_is_answered_without_torch_and_lm_eval(model: Path, validation: Path, tmp_path: Path) -> None:
+    code = """
+import sys, pathlib
+from iberlm.evaluate.config import EvaluateConfig, SuiteConfig
+from iberlm.evaluate.evaluate import run
+model, validation, out = sys.argv[1:]
+run(EvaluateConfig(model_folder=model, validation=validation, suite=SuiteConfig(languages=["eu"])), [], pathlib.Path(out))
+print([name for name in ("torch", "lm_eval", "transformers", "datasets") if name in sys.modules])
+"""
+    first = run(settings(model, validation, suite=SuiteConfig(languages=["eu"])), [], tmp_path / "first")
+    done = subprocess.run([sys.executable, "-c", code, str(model), str(validation), str(tmp_path / "second")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "3 of 3 tasks are answered" in done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+    for name in ("results.parquet", "items.parquet"):
+        assert pq.read_table(tmp_path / "first" / name).equals(pq.read_table(tmp_path / "second" / name)), name
+    assert json.loads((tmp_path / "second/table.json").read_text()) == first.metrics
+
+
+def test_no_request_is_computed_twice(model: Path, validation: Path, tmp_path: Path) -> None:
+    suite = SuiteConfig(tasks=["reading"], languages=["ca"])
+    some = run(settings(model, validation, suite=suite, limit=10), [], tmp_path / "some")
+    whole = run(settings(model, validation, suite=suite), [], tmp_path / "whole")
+    before, after = rows(some, "items.parquet"), rows(whole, "items.parquet")
+    assert after[:10] == before
+    assert len({row["created"] for row in after[10:]} - {row["created"] for row in before}) == 1
+    again = run(settings(model, validation, suite=suite, limit=12), [], tmp_path / "again")
+    assert rows(again, "items.parquet") == after[:12]
+    other = run(settings(model, validation, suite=suite, limit=10, dtype="bfloat16"), [], tmp_path / "other")
+    assert {row["key"] for row in rows(other, "items.parquet")}.isdisjoint(row["key"] for row in before)
+
+
+def test_two_evaluations_are_compared_item_by_item(model: Path, validation: Path, tmp_path: Path) -> None:
+    other = write_model(tmp_path / "model", adds_bos=True, seed=1)
+    suite = SuiteConfig(tasks=["minimal_pairs"], languages=["es", "gl"])
+    run(settings(model, validation, suite=suite), [], tmp_path / "a")
+    second = run(settings(other, validation, suite=suite, compare_with=str(tmp_path / "a")), [], tmp_path / "b")
+    found = json.loads(second.path("comparison.json").read_text())
+    assert [entry["task"] for entry in found["tasks"]] == ["minimal_pairs_es", "minimal_pairs_gl"]
+    for entry in found["tasks"]:
+        first, ours = (pq.read_table(tmp_path / name / "items.parquet").to_pylist() for name in ("a", "b"))
+        scores = [[item["score"] for item in side if item["task"] == entry["task"]] for side in (ours, first)]
+        assert entry["difference"]["value"] == pytest.approx(sum(scores[0]) / len(scores[0]) - sum(scores[1]) / len(scores[1]))
+    with pytest.raises(ConfigError, match=r"compare_with: .* holds no items\.parquet"):
+        run(settings(model, validation, suite=suite, compare_with=str(tmp_path)), [], tmp_path / "c")
+
+
+def test_answers_that_do_not_fit_the_context_are_refused_with_the_task(model: Path, validation: Path, tmp_path: Path) -> None:
+    suite = SuiteConfig(tasks=["fidelity"], languages=["gl"])
+    with pytest.raises((ConfigError, DataError), match=r"fidelity_gl: .*answers of 128 tokens.*context.*96"):
+        run(settings(model, validation, suite=suite), [], tmp_path / "out")

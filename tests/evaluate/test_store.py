@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from iberlm.cli import results_tool
 from iberlm.core.errors import ConfigError, CorruptError, DataError, ResourceError
+from iberlm.evaluate.store import order
 from iberlm.evaluate.store.merge import compact, merge
 from iberlm.evaluate.store.schema import FORMAT, ITEM_SCHEMA, KEY, RESULT_KEY, RESULT_SCHEMA, item_key
 from iberlm.evaluate.store.segment import ITEMS, RESULTS, read_segment, segments
@@ -116,6 +117,19 @@ def test_a_row_that_would_be_lost_in_part_is_a_defect(tmp_path: Path, row: dict[
     with pytest.raises(ValueError, match=r"items: (unknown column 'prompts'|a row without '(model|task)')"):
         Store(tmp_path / "store").append([row], [])
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("wide_bytes", [1, 1 << 12])
+def test_more_text_than_one_array_holds_is_put_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wide_bytes: int) -> None:
+    rows = [item(number=number, choices=["ñ" * number, "b"], id=None) for number in range(40)]
+    for part in (rows[30:], rows[:10], rows[10:30][::-1]):
+        Store(tmp_path).append(part)
+    expected = Store(tmp_path).items()
+    monkeypatch.setattr(order, "WIDE_BYTES", wide_bytes)  # the limit itself is at 2 GiB
+    found = Store(tmp_path).items()
+    assert found["item"].to_pylist() == list(range(40))
+    assert found.equals(expected)
+    assert found.schema.equals(ITEM_SCHEMA)
 
 
 # which row is true
@@ -288,7 +302,7 @@ def test_a_damaged_file_is_named_and_can_be_set_aside(tmp_path: Path, damage: Ca
     assert store.results().num_rows == 6
     with pytest.raises(CorruptError, match=victim.name):
         compact(tmp_path / "store")
-    with pytest.raises(CorruptError, match=rf"1 files cannot be used:\n.*{victim.name}"):
+    with pytest.raises(CorruptError, match=rf"files that cannot be used: 1\n.*{victim.name}"):
         results_tool.check_store(tmp_path / "store")
     content = victim.read_bytes()
     assert store.set_aside_damaged() == [victim.with_name(victim.name + ".damaged")]

@@ -120,11 +120,10 @@ def check_store(
 
     _existing(store)
     if set_aside:
-        for path in Store(store).set_aside_damaged(thorough=True):
-            print(path)
+        Store(store).set_aside_damaged(thorough=True)
     problems = [str(error) for _, error in Store(store).check()]
     if problems:
-        raise CorruptError(f"{store}: {len(problems)} files cannot be used:\n  " + "\n  ".join(problems))
+        raise CorruptError(f"{store}: files that cannot be used: {len(problems)}\n  " + "\n  ".join(problems))
     files = {kind: len(segments(store, kind)) for kind in SCHEMAS}
     print(f"{store}: {files['items']:,} files of items and {files['results']:,} of results, all whole; every key is right")
     for line in _journals(store):

@@ -93,7 +93,7 @@ def _texts(items: Sequence[Mapping[str, Any]], answers: Sequence[Sequence[Any]])
 def _truncated(items: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     cut = sum(bool(item.get("truncated")) for item in items)
     if cut:
-        yield f"cut at the limit of tokens: {_of(cut, len(items))}"
+        yield f"prompts longer than the context: {_of(cut, len(items))}"
 
 
 def _of(count: int, total: int) -> str:

@@ -60,6 +60,7 @@ def evaluate_tasks(config: EvaluateConfig, tasks: list[Asked]) -> Evaluated:
     results, items = Rows(), Rows()
     for task in tasks:
         rows, answers = _with_contamination(config, task.facts, *done[task.facts.name], seen)
+        rows = sorted(rows, key=lambda row: (bool(row["group"]), not row["primary"], row["group"], row["metric"]))
         results += [row | {"suite": config.suite.name, "model_name": model_name(config), "step": step(config)} for row in rows]
         items += answers
     return Evaluated(results, items, computed)
@@ -90,7 +91,7 @@ def stored(store: Store, model: ModelIdentity, task: Asked) -> tuple[Rows, Rows]
     items = [chosen[number] for number in sorted(chosen)][: primary["n"]]
     if len(items) != primary["n"] or prompts_hash(items) != primary["prompts_hash"]:
         return None
-    return sorted(rows, key=lambda row: (bool(row["group"]), not row["primary"], row["group"], row["metric"])), items
+    return rows, items
 
 
 def same_conditions(row: dict[str, Any], model: ModelIdentity, task: Asked) -> bool:

@@ -38,9 +38,7 @@ def read_results(stores: Sequence[Path]) -> pa.Table:
     return found
 
 
-def gather(
-    stores: Sequence[Path], *, models: Sequence[str] = (), suite: str = "", title: str = "", names: Mapping[str, str] | None = None
-) -> Board:
+def gather(stores: Sequence[Path], *, models: Sequence[str] = (), suite: str = "", title: str = "", names: Mapping[str, str] | None = None) -> Board:
     """The board of what the stores hold.
 
     `models` keeps those whose name is (or matches, with * and ?), or whose hash begins with, one of them. `suite` keeps the tasks of this

@@ -44,7 +44,10 @@ def _base(board: Board, entrant: Entrant) -> list[str]:
     # one that asked what the others did, with validation documents where any of them has some
     chosen = min(cells, key=lambda cell: (bool(cell.aside), _VALIDATION not in cell.row["command"], cell.row["command"]))
     unlimited = bool(chosen.aside)
-    words = shlex.split(chosen.row["command"])
+    try:
+        words = shlex.split(chosen.row["command"])
+    except ValueError:  # no command line that a shell could read
+        return ["iberlm", "evaluate", f"model={entrant.name}"]
     return [word for word in words if not _ABOUT_TASKS.match(word) and not (unlimited and word.startswith("limit="))]
 
 

@@ -53,7 +53,7 @@ def mean_cell(standing: Standing | None, entrant: Entrant, noun: str = "tasks") 
     """A cell of a table of means."""
     mean = standing.means.get(entrant.index) if standing else None
     if standing is None or mean is None:
-        return {"text": "", "sort": "", "places": ""}
+        return {"text": "", "sort": "", "whisker": "", "ends": "", "partial": "", "first": False}
     interval = mean.interval
     return {
         "text": number(interval.value),
@@ -61,7 +61,6 @@ def mean_cell(standing: Standing | None, entrant: Entrant, noun: str = "tasks") 
         "whisker": whisker(interval, POINTS),
         "ends": between(interval.low, interval.high),
         "partial": "" if mean.complete else f"{mean.tasks} of {mean.of} {noun}",
-        "places": place_text(standing.places.get(entrant.index)),
         "first": standing.ranked > 1 and standing.places.get(entrant.index, (2, 2))[0] == 1,
     }
 

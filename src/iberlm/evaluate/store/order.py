@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 from iberlm.evaluate.store.schema import ITEM_SCHEMA, RESULT_KEY, RESULT_SCHEMA
 
 Numbers = npt.NDArray[np.int64]
-_SLICE_ROWS = 1 << 16
+WIDE_BYTES = 1 << 30
+_LARGE = {pa.string(): pa.large_string(), pa.list_(pa.string()): pa.large_list(pa.large_string())}
 ITEM_IDENTITY = ("model", "task", "item", "key")
 
 
@@ -123,11 +124,14 @@ def _dense(code: Numbers) -> Numbers:
 
 
 def take(table: pa.Table, rows: Numbers) -> pa.Table:
-    """Rows by place, some at a time: the texts of a million items do not fit into one array of strings."""
-    if len(rows) == table.num_rows and bool(np.all(rows == np.arange(len(rows)))):
-        return table
-    parts = [table.take(pa.array(rows[start : start + _SLICE_ROWS])) for start in range(0, len(rows), _SLICE_ROWS)]
-    return pa.concat_tables(parts) if parts else table.slice(0, 0)
+    """Rows by place. An array of strings ends at 2 GiB, which the prompts of a million items exceed: wide tables are taken in slices."""
+    if len(rows) == 0 or (len(rows) == table.num_rows and bool(np.all(rows == np.arange(len(rows))))):
+        return table.slice(0, len(rows))
+    if table.nbytes < WIDE_BYTES:
+        return table.take(pa.array(rows))
+    source = table.cast(pa.schema([field.with_type(_LARGE.get(field.type, field.type)) for field in table.schema]))
+    step = max(1, WIDE_BYTES * table.num_rows // (4 * table.nbytes))
+    return pa.concat_tables([source.take(pa.array(rows[start : start + step])).cast(table.schema) for start in range(0, len(rows), step)])
 
 
 def distinct(table: pa.Table, identity: Sequence[str]) -> pa.Table:

@@ -45,7 +45,7 @@ ITEM_SCHEMA = pa.schema(
         ("metrics", pa.string()),  # JSON {"metric,filter": value}, what the task's aggregation is given of this item
         ("score", pa.float64()),  # of the task's primary metric; null where an item has none of its own (BLEU of a corpus)
         ("weight", pa.float64()),  # of the score in the task's value: UTF-8 bytes for bits per byte, else 1
-        ("truncated", pa.bool_()),  # the prompt was longer than the context, or the answer ended at the limit of tokens
+        ("truncated", pa.bool_()),  # a request was longer than the context, and its beginning was cut off
         # how
         ("created", pa.float64()),  # seconds since 1970
         ("model_name", pa.string()),  # as the user called it
