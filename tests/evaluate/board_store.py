@@ -43,7 +43,7 @@ class MadeUp:
 
     @property
     def key(self) -> str:
-        """As the SHA-256 of weights."""
+        """In place of the SHA-256 of weights."""
         return sha256_json(self.name)
 
     @property
@@ -74,8 +74,8 @@ def tasks_of(language: str, most: int = 4) -> list[TaskFacts]:
             and facts.source != "own"
             and facts.measures in _MEASURES
         ):
-            found.setdefault(facts.measures, facts)
-    return list(found.values())[:most]
+            found[facts.measures] = found.get(facts.measures, facts)
+    return sorted(found.values(), key=lambda facts: _MEASURES.index(facts.measures))[:most]
 
 
 def write_store(folder: Path, models: Sequence[MadeUp] = MODELS, *, languages: Iterable[str] = LANGUAGES, items: int = 160) -> Path:
@@ -103,6 +103,8 @@ def write_store(folder: Path, models: Sequence[MadeUp] = MODELS, *, languages: I
 
 def _ask(store: Store, model: MadeUp, facts: TaskFacts, items: int, number: int, *, groups: Sequence[str] = (), hostile: bool = False) -> None:
     """A multiple choice: its items, and its results by the same functions that the stage has them from."""
+    if facts.raw_text and model.template != "none":  # answered without a template already
+        return
     draw = random.Random(f"{model.name} {model.template} {facts.name}")
     choices = max(2, round(1 / (facts.chance or 0.5)))
     rows = []
@@ -133,7 +135,7 @@ def _ask(store: Store, model: MadeUp, facts: TaskFacts, items: int, number: int,
                 "metrics": json.dumps({f"{facts.metric},none": right, "other,none": right}),
                 "score": right,
                 "weight": 1.0,
-                "truncated": item == 3,
+                "truncated": item == 3 and facts.measures == "reading",
             }
         )
     metrics = [Metric(facts.metric, "mean", True), Metric("other", "mean", True)]
@@ -175,6 +177,8 @@ def _varieties(store: Store, model: MadeUp, number: int) -> None:
     known = catalogue()
     for name, sides in (("variety_ca", ("",)), ("variety_ca_valencia", ("",)), ("peninsular_es", ("peninsular", "american"))):
         facts, rows = known[name], []
+        if facts.raw_text and model.template != "none":
+            continue
         for item in range(80):
             side = sides[item % len(sides)]
             draw = random.Random(f"{model.name} {model.template} {name} {item}")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from lm_eval.api.instance import Instance
 
@@ -16,6 +17,7 @@ from iberlm.evaluate.backends import Backend, Slices, openai, transformers, vllm
 from iberlm.evaluate.backends.config import BackendConfig
 from iberlm.evaluate.backends.server import ask_server
 from iberlm.evaluate.config import EvaluateConfig, SuiteConfig
+from iberlm.evaluate.evaluate import run
 from iberlm.evaluate.quiet import quiet_harness
 from iberlm.evaluate.store.journal import Journal
 from iberlm.export.gguf import export_gguf
@@ -52,7 +54,7 @@ def url(server: LocalServer) -> Iterator[str]:
 
 def server_config(url: str, tokenizer: Path | None, *, chat_template: bool = False, **changes: Any) -> EvaluateConfig:
     backend: dict[str, Any] = {"kind": "openai", "url": url, "model": NAME, "revision": "1", "tokenizer": str(tokenizer or ""), "attempts": 1} | changes
-    return EvaluateConfig(model_folder="-", suite=SUITE, backend=BackendConfig(**backend), chat_template=chat_template)
+    return EvaluateConfig(suite=SUITE, backend=BackendConfig(**backend), chat_template=chat_template)
 
 
 def requests_of(kind: str, arguments: list[tuple[Any, ...]]) -> list[Instance]:
@@ -339,3 +341,20 @@ def test_settings_and_the_server_s_description_import_nothing_heavy() -> None:
     code = "import sys, iberlm.evaluate.backends.server as s; print([n for n in ('torch', 'lm_eval', 'transformers', 'aiohttp') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_stage_through_a_server_has_the_scores_of_the_model_in_this_process_and_asks_once(server: LocalServer, url: str, model: Path, tmp_path: Path) -> None:
+    suite = SuiteConfig(tasks=["minimal_pairs"], languages=["eu"])
+    backend = BackendConfig(kind="openai", url=url, model=NAME, revision="1", tokenizer=str(model), attempts=1)
+    config = EvaluateConfig(suite=suite, backend=backend, store=str(tmp_path / "store"), limit=12)
+    first = run(config, [], tmp_path / "first")
+    alone = run(EvaluateConfig(model_folder=str(model), suite=suite, limit=12), [], tmp_path / "alone/out")
+    assert first.metrics["minimal_pairs"]["eu"]["value"] == alone.metrics["minimal_pairs"]["eu"]["value"]
+    sent = len(server.requests)
+    second = run(config, [], tmp_path / "second")
+    assert second.metrics == first.metrics
+    assert sent > 0
+    assert len(server.requests) == sent
+    (row, *_) = pq.read_table(second.path("results.parquet")).to_pylist()
+    assert (row["backend"], row["dtype"], row["parameters"]) == ("openai", "unknown", None)
+    assert "backend.kind=openai" in row["command"]

@@ -83,6 +83,7 @@ TOOLS = {
     "compare": "two models, or one in two settings, item by item: which is better, and what cannot be seen",
     "watch": "evaluate checkpoints while a model trains",
     "items": "the items of a suite as files, to search a corpus for",
+    "results": "list, merge, check and compact result stores",
     "review-items": "a form for people to judge a task's items, and what they said",
     "lineage": "which training steps read a document",
     "resize-embeddings": "give a model another tokenizer",

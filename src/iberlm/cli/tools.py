@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from iberlm.cli import compare_tool, doctor_tool, items_tool, job_tools, prefetch_tool, review_tool, watch_tool
+from iberlm.cli import compare_tool, doctor_tool, items_tool, job_tools, prefetch_tool, results_tool, review_tool, watch_tool
 from iberlm.cli.verbs import Verb
 from iberlm.core.errors import ConfigError, IberlmError, ResourceError
 from iberlm.core.languages import LANGUAGES, NAMES, UNDETERMINED, check_language
@@ -13,6 +13,7 @@ from iberlm.core.languages import LANGUAGES, NAMES, UNDETERMINED, check_language
 app = typer.Typer(name="iberlm", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 cards = typer.Typer(no_args_is_help=True, help="Validate, list and begin data cards.")
 app.add_typer(cards, name="cards")
+app.add_typer(results_tool.app, name="results")
 
 app.command("status")(job_tools.status)
 app.command("logs")(job_tools.logs)

@@ -6,7 +6,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -49,7 +49,8 @@ def publish(path: Path) -> Iterator[Path]:
             temporary.replace(path)
             fsync(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a disk that has turned read-only: the error above is the one to tell
+            temporary.unlink(missing_ok=True)
 
 
 def fsync(path: Path) -> None:

@@ -14,7 +14,8 @@ from iberlm.evaluate.staging import Staged, overrides, staged
 from iberlm.evaluate.suite import BITS_PER_BYTE, SuiteTask, resolve
 from iberlm.evaluate.tasks import task_key_files
 
-NO_TEMPLATE = "none"
+NO_TEMPLATE, OF_SERVER = "none", "server"
+"""Templates that are no hash: the request as it is, and whatever template a server puts it into."""
 IDENTIFIER = Path(__file__).parents[1] / "curate" / "langid"
 """Where the models of the language identifier lie, which scores the answers of the family `fidelity`."""
 
@@ -55,7 +56,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """What is known of the model before it is loaded; None where only a server can tell."""
+    """What is known of the model before it is loaded."""
 
     key: str
     dtype: str
@@ -67,10 +68,12 @@ def data_folders(config: EvaluateConfig) -> list[Path]:
     return [Path(folder).expanduser() for folder in (config.data_folder, config.cluster.bundle) if folder]
 
 
-def identity(config: EvaluateConfig) -> ModelIdentity | None:
-    """The model's part of the key of every answer; None for a server, which must be asked."""
-    if config.backend.kind != "transformers":
-        return None
+def identity(config: EvaluateConfig) -> ModelIdentity:
+    """The model's part of the key of every answer. A server is asked for it; raises what `ask_server` raises."""
+    if not config.in_process:
+        from iberlm.evaluate.backends.server import ask_server
+
+        return ModelIdentity(ask_server(config.backend, config.cluster).model, "unknown", config.backend.kind)
     folder = local_folder(config.model_folder, config.cluster)
     return ModelIdentity(model_key(folder), model_dtype(folder, config.dtype), config.backend.kind)
 
@@ -101,9 +104,11 @@ def _asked(config: EvaluateConfig, facts: TaskFacts, data: Staged | None) -> Ask
 
 
 def _template(config: EvaluateConfig) -> str:
-    if config.backend.kind == "transformers":
+    if config.in_process:
         return chat_template_key(local_folder(config.model_folder, config.cluster))
-    return "server"
+    if config.backend.endpoint == "completions":
+        return chat_template_key(local_folder(config.backend.tokenizer, config.cluster))
+    return OF_SERVER
 
 
 def suite_facts(config: EvaluateConfig) -> tuple[list[TaskFacts], list[SuiteTask]]:

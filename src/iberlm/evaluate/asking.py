@@ -63,7 +63,7 @@ def _preflight(config: EvaluateConfig, pending: list[Asked]) -> dict[str, Any]:
         num_fewshot=config.num_fewshot,
         seed=config.seed,
         chat_template=config.chat_template,
-        model_folder=local_folder(config.model_folder, config.cluster) if config.backend.kind == "transformers" else None,
+        model_folder=local_folder(config.model_folder, config.cluster) if config.in_process else None,
         validation=config.validation,
         command=f"iberlm prefetch evaluate suite={config.suite.name} --out BUNDLE",
         built=built,
@@ -151,11 +151,13 @@ def _ask(config: EvaluateConfig, backend: Backend, store: Store, model: ModelIde
             raise ConfigError(f"{name}: the task has no metric {error}; it has {', '.join(values)}. Mend its entry in eval/catalogue") from error
         stamp = _stamp(config, backend, model)
         items = [row | stamp for row in item_rows(asked, task, found["samples"][name], metrics, lm.prompt_hashes, lm.truncated)]
+        held = store.answered(model.key, name)
         for row in items:
             row["key"] = item_key(row)
+            if (before := held.get((row["key"], row["item"]))) is not None:
+                row["truncated"] = before["truncated"]
         scoring = Scoring(asked.facts, metrics, config.seed, _chance(asked.facts, metrics[0].name, items))
         rows = [row | _about(config, asked, items) | stamp for row in result_rows(scoring, items, None, values)]
-        held = store.answered(model.key, name)
         # who answered first, and when, stays; but not a score that is computed otherwise by now
         items = [before if (before := held.get((row["key"], row["item"]))) and before["metrics"] == row["metrics"] else row for row in items]
         store.append([row for row in items if (row["key"], row["item"]) not in held], rows)
@@ -181,9 +183,8 @@ def _stamp(config: EvaluateConfig, backend: Backend, model: ModelIdentity) -> di
 def _about(config: EvaluateConfig, asked: Asked, items: Rows) -> dict[str, Any]:
     """Columns of results that tell what was asked."""
     facts, data = asked.facts, asked.staged
-    in_process = config.backend.kind == "transformers"
     return {
-        "parameters": parameters(local_folder(config.model_folder, config.cluster)) if in_process else None,
+        "parameters": parameters(local_folder(config.model_folder, config.cluster)) if config.in_process else None,
         "task": facts.name,
         "version": items[0]["version"],
         "task_key": asked.key,

@@ -27,7 +27,7 @@ def command_of(config: EvaluateConfig, facts: TaskFacts) -> str:
         value = getattr(config, name)
         if value != getattr(defaults, name):
             words.append(f"{name}={str(value).lower() if isinstance(value, bool) else value}")
-    for name in ("kind", "url", "model", "revision", "tokenizer"):
+    for name in ("kind", "url", "model", "revision", "tokenizer", "endpoint", "context_tokens"):
         value = getattr(config.backend, name, "")
         if value and value != getattr(defaults.backend, name):
             words.append(f"backend.{name}={value}")

@@ -93,7 +93,8 @@ class EvaluateConfig(StageConfig):
     """Training step of the checkpoint that is evaluated; -1 for what is none."""
 
     def __post_init__(self) -> None:
-        given("model_folder", self.model_folder)
+        if self.in_process:
+            given("model_folder", self.model_folder)
         at_least("num_fewshot", self.num_fewshot, -1)
         at_least("limit", self.limit, 0)
         at_least("batch_size", self.batch_size, 0)
@@ -106,6 +107,12 @@ class EvaluateConfig(StageConfig):
             raise ConfigError(f"device: unknown value '{self.device}'; choose among auto, cpu, cuda, cuda:N, spread")
         if BITS_PER_BYTE in self.suite.tasks and not self.validation:
             raise ConfigError(f"validation: must be given for the task '{BITS_PER_BYTE}': the 'curate' folder of a run")
+
+
+    @property
+    def in_process(self) -> bool:
+        """Whether the model is a folder on this machine, and not behind a server."""
+        return self.backend.kind != "openai"
 
 
 def _check_family(name: str, known: dict[str, list[str]]) -> None:

@@ -43,8 +43,8 @@ def evaluate_tasks(config: EvaluateConfig, tasks: list[Asked]) -> Evaluated:
         say(f"evaluate: {said}")
     model = identity(config)
     done: dict[str, tuple[Rows, Rows]] = {}
-    for task in tasks if model is not None else ():
-        if model is not None and task.known_before_loading and (found := stored(store, model, task)) is not None:
+    for task in tasks:
+        if task.known_before_loading and (found := stored(store, model, task)) is not None:
             done[task.facts.name] = found
     if done:
         say(f"evaluate: {len(done)} of {len(tasks)} tasks are answered in {config.store}")
@@ -78,7 +78,9 @@ def step(config: EvaluateConfig) -> int | None:
 
 def stored(store: Store, model: ModelIdentity, task: Asked) -> tuple[Rows, Rows] | None:
     """Result and item rows of a task that was asked just so before; None when there are none, or not all of its items."""
-    rows = [row for row in store.results(model=model.key).to_pylist() if row["task_key"] == task.key and same_conditions(row, model, task)]
+    rows = [
+        row for row in store.results(model=model.key, tasks=[task.facts.name]).to_pylist() if row["task_key"] == task.key and same_conditions(row, model, task)
+    ]
     primary = next((row for row in rows if row["primary"] and not row["group"]), None)
     if primary is None:
         return None

@@ -46,18 +46,17 @@ def run(config: EvaluateConfig, inputs: list[Manifest], out: Path) -> Manifest:
 
 def _before_its_inputs(config: EvaluateConfig) -> bool:
     """Whether this is part of a line that has not made the model yet, or what it is compared with."""
-    absent = config.backend.kind == "transformers" and not hub_name(config.model_folder) and not Path(config.model_folder).is_dir()
+    absent = config.in_process and not hub_name(config.model_folder) and not Path(config.model_folder).is_dir()
     return absent or bool(config.compare_with and not (Path(config.compare_with) / ITEMS).is_file())
 
 
 def _fingerprint(config: EvaluateConfig) -> dict[str, Any]:
-    from iberlm.evaluate.asked import asked_tasks, suite_facts
+    from iberlm.evaluate.asked import asked_tasks, identity, suite_facts
     from iberlm.evaluate.contamination import search_fingerprint
     from iberlm.evaluate.suite import BITS_PER_BYTE
 
     # before the keys of tasks, which read the template and the documents
-    in_process = config.backend.kind == "transformers"
-    model = model_files(local_folder(config.model_folder, config.cluster)) if in_process else {}
+    model: Any = model_files(local_folder(config.model_folder, config.cluster)) if config.in_process else identity(config).key
     facts, _ = suite_facts(config)
     languages = [entry.language for entry in facts if entry.family == BITS_PER_BYTE]
     validation = validation_files(Path(config.validation), languages)

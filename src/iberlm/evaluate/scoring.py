@@ -4,6 +4,7 @@ Works on rows of the store: a task whose answers are there is scored without the
 """
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from iberlm.core.files import sha256_json
 from iberlm.evaluate.alarms import alarms
 from iberlm.evaluate.catalogue import MIN_ITEMS, TaskFacts
-from iberlm.evaluate.statistics.intervals import Interval, corpus_interval, mean_interval, ratio_interval
+from iberlm.evaluate.statistics.intervals import Interval, bits_per_byte_interval, corpus_interval, mean_interval
 
 Aggregate = Callable[[list[Any]], float]
 RESAMPLES = 1000
@@ -102,8 +103,8 @@ def _row(scoring: Scoring, metric: Metric, items: list[dict[str, Any]], clean: S
         "higher_is_better": metric.higher_is_better,
         "value": found.value if found else float("nan"),
         "stderr": found.stderr if found else None,
-        "low": found.low if found else None,
-        "high": found.high if found else None,
+        "low": known(found.low) if found else None,
+        "high": known(found.high) if found else None,
         "n": len(items),
         "clusters": found.clusters if found else len(items),
         "chance": (scoring.chance if primary or metric.name.startswith("acc") else None),
@@ -120,8 +121,13 @@ def _row(scoring: Scoring, metric: Metric, items: list[dict[str, Any]], clean: S
     kept = [item for item, is_clean in zip(items, clean, strict=True) if is_clean]
     row["clean_n"] = len(kept)
     if kept and (rest := score(metric, kept, scoring.seed)) is not None:
-        row |= {"clean_value": rest.value, "clean_low": rest.low, "clean_high": rest.high}
+        row |= {"clean_value": rest.value, "clean_low": known(rest.low), "clean_high": known(rest.high)}
     return row
+
+
+def known(value: float) -> float | None:
+    """The number, or None for one that is none: the end of an interval that a single item does not have."""
+    return value if math.isfinite(value) else None
 
 
 def score(metric: Metric, items: list[dict[str, Any]], seed: int) -> Interval | None:
@@ -132,16 +138,9 @@ def score(metric: Metric, items: list[dict[str, Any]], seed: int) -> Interval | 
         scores = [float(value) for value in values]
         return mean_interval(scores, clusters, bounds=(0.0, 1.0) if all(0.0 <= value <= 1.0 for value in scores) else None)
     if metric.aggregation == BITS_PER_BYTE:
-        return bits_per_byte(values, clusters)
+        return bits_per_byte_interval(values, clusters)
     aggregate = metric.aggregate or named_aggregation(metric.aggregation)
     return None if aggregate is None else corpus_interval(values, aggregate, clusters, seed=seed, resamples=RESAMPLES)
-
-
-def bits_per_byte(values: list[Any], clusters: Sequence[str] | None) -> Interval:
-    """Bits per byte of documents: pairs of a log-likelihood in nats and a length in bytes."""
-    import math
-
-    return ratio_interval([-value[0] / math.log(2) for value in values], [float(value[1]) for value in values], clusters)
 
 
 def named_aggregation(name: str) -> Aggregate | None:

@@ -18,21 +18,28 @@ _VALIDATION = "validation="
 class Gap:
     """Tasks of one language that an entrant was not asked (or not as the others were), and what to run."""
 
-    entrant: Entrant
     language: str
     tasks: list[Task]
     command: str
 
+    @property
+    def count(self) -> int:
+        """How many cells it would fill."""
+        return len(self.tasks)
 
-def gaps(board: Board) -> list[Gap]:
-    """Every empty or incomparable cell of the board, by entrant and language."""
-    found = []
-    for entrant in board.entrants:
+
+def gaps(board: Board, entrants: Sequence[Entrant]) -> list[tuple[Entrant, list[Gap]]]:
+    """Every empty or incomparable cell of the board, by entrant and language; entrants without any are left out."""
+    found: list[tuple[Entrant, list[Gap]]] = []
+    for entrant in entrants:
         base = _base(board, entrant)
+        lacking = []
         for language in board.languages:
             tasks = [task for task in board.tasks_in(language) if (cell := board.cell(entrant, task)) is None or cell.aside]
             if tasks:
-                found.append(Gap(entrant, language, tasks, _command(board, base, language, tasks)))
+                lacking.append(Gap(language, tasks, _command(board, base, language, tasks)))
+        if lacking:
+            found.append((entrant, lacking))
     return found
 
 

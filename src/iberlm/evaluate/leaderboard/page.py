@@ -74,7 +74,7 @@ def index_page(view: Shown, *, made_with: str, downloads: list[tuple[str, str, s
             choices=_choices(board),
             varieties=varieties,
             alarms=alarm_list(view),
-            gaps=gaps(board),
+            gaps=gaps(board, view.order),
             pages=view.pages,
             data=[(task, day(max((cell.row["created"] or 0.0 for _, cell in board.row_of(task)), default=None))) for task in board.tasks],
             language_index=view.language_index,

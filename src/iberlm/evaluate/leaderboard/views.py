@@ -257,21 +257,18 @@ def _value(mean: Mean | None) -> float | None:
 
 
 def alarm_list(view: Shown) -> list[dict[str, Any]]:
-    """Every alarm with the results that raise it."""
-    found: dict[str, list[tuple[Task, Entrant]]] = defaultdict(list)
+    """Every kind of alarm with the results that raise it; what stands behind its colon is said of each."""
+    found: dict[str, dict[int, list[tuple[Entrant, str]]]] = defaultdict(lambda: defaultdict(list))
     for task in view.board.tasks:
         for entrant, cell in view.board.row_of(task, view.order):
-            for text in (cell.row["note"] or "").split("; "):
-                if text:
-                    found[text].append((task, entrant))
+            for sentence in filter(None, (cell.row["note"] or "").split("; ")):
+                kind, _, detail = sentence.partition(": ")
+                found[kind][task.index].append((entrant, detail))
     grouped = []
-    for text, results in sorted(found.items(), key=lambda entry: (-len(entry[1]), entry[0])):
-        by_task: dict[int, list[Entrant]] = defaultdict(list)
-        for task, entrant in results:
-            by_task[task.index].append(entrant)
-        tasks = [(view.board.tasks[index], view.pages[index], entrants) for index, entrants in by_task.items()]
-        grouped.append({"text": text, "results": len(results), "tasks": tasks})
-    return grouped
+    for kind, by_task in found.items():
+        tasks = [(view.board.tasks[index], view.pages[index], results) for index, results in by_task.items()]
+        grouped.append({"text": kind, "results": sum(len(results) for results in by_task.values()), "tasks": tasks})
+    return sorted(grouped, key=lambda entry: -int(entry["results"]))
 
 
 def remarks(view: Shown) -> list[str]:

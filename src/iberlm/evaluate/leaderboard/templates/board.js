@@ -29,8 +29,8 @@
     [...table.tHead.rows[0].cells].forEach((head, column) => {
       if (!head.dataset.sort) return;
       const button = element("button", {type: "button"});
-      button.append(...head.childNodes);
-      head.append(button);
+      button.append(...[...head.childNodes].filter(node => node.nodeName !== "SMALL"));
+      head.prepend(button);
       button.addEventListener("click", () => sort(table, head, column));
     });
   }
