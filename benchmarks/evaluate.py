@@ -63,8 +63,14 @@ def start(work: Path, runs: int) -> None:
 
 
 def repeat(work: Path, runs: int) -> None:
-    """The sample suite in five languages, asked once, then answered from the store into another folder."""
-    settings = ["evaluate", f"model={work / 'small'}", f"validation={work / 'curate'}", f"run_dir={work / 'repeat'}"]
+    """Four families in five languages, asked once, then answered from the store into another folder."""
+    settings = [
+        "evaluate",
+        f"model={work / 'small'}",
+        f"validation={work / 'curate'}",
+        f"run_dir={work / 'repeat'}",
+        "suite.tasks=[minimal_pairs,reading,commonsense,bits_per_byte]",
+    ]
     subprocess.run([sys.executable, "-m", "iberlm", *settings], cwd=ROOT, check=True, capture_output=True)
     found = [side("repeat", *settings, f"out={work / f'again{number}'}") for number in range(runs)]
     items = Store(work / "repeat" / "store").items().num_rows

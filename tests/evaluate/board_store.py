@@ -65,16 +65,11 @@ MODELS = (SMALL, LARGE, CHAT, TWIN, PATH, CONSTANT, SERVED)
 
 def tasks_of(language: str, most: int = 4) -> list[TaskFacts]:
     """Tasks of the catalogue with a scale from chance to best, one a measure; real names, made-up items."""
-    found = {}
-    for facts in catalogue().values():
-        if (
-            facts.language == language
-            and facts.chance is not None
-            and facts.metric in ("acc", "acc_norm")
-            and facts.source != "own"
-            and facts.measures in _MEASURES
-        ):
-            found[facts.measures] = found.get(facts.measures, facts)
+    found: dict[str, TaskFacts] = {}
+    for facts in sorted(catalogue().values(), key=lambda facts: facts.source == "own"):
+        fits = facts.language == language and facts.measures in _MEASURES and facts.family != "minimal_pairs"
+        if fits and facts.chance is not None and facts.metric in ("acc", "acc_norm"):
+            found.setdefault(facts.measures, facts)
     return sorted(found.values(), key=lambda facts: _MEASURES.index(facts.measures))[:most]
 
 

@@ -182,7 +182,7 @@ def _verdict(entry: dict[str, Any]) -> list[Cell]:
     numbers = [_signed(difference, factor, digits), interval, _p(real(entry.get("p"))), _p(real(entry.get("p_holm")))]
     numbers += [whole(real(entry.get("only_a"))), whole(real(entry.get("only_b"))), NONE if least is None else decimal(factor * least, digits)]
     better = {"A": "fine-tuned", "B": "base"}.get(line(entry.get("better")), NONE)
-    return [Cell(_short(line(entry.get("task")), tag), language=tag), *(Cell(text, number=True) for text in numbers), Cell(better)]
+    return [Cell(f"{_short(line(entry.get('task')), tag)}, {language_name(tag)}", language=tag), *(Cell(text, number=True) for text in numbers), Cell(better)]
 
 
 def _signed(value: float | None, factor: float, digits: int) -> str:

@@ -54,7 +54,8 @@ class Entrant:
         """How it was asked, in a line."""
         shots = [] if self.num_fewshot is None else [f"{self.num_fewshot} shots"]
         step = [] if self.step is None else [f"step {self.step}"]
-        return " · ".join([self.backend, self.dtype, self.template_name, *shots, *step])
+        template = [] if self.template == "none" else [self.template_name]
+        return " · ".join([self.backend, self.dtype, *template, *shots, *step])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -131,6 +131,7 @@ def _spoke(spoke: Spoke, place: Callable[[int, float], tuple[float, float]]) -> 
     else:
         pairs = [(first, second) for first, second in zip(at, at[1:] + at[:1], strict=True) if first is not None and second is not None]
         outline = "".join(f"M{first[0]:.1f} {first[1]:.1f}L{second[0]:.1f} {second[1]:.1f}" for first, second in pairs)
-    marks = Markup("").join(Markup('<path class="at" d="{}" transform="translate({:.1f} {:.1f}) scale(0.8)"/>').format(spoke.look.path, *point) for point in whole)
+    mark = Markup('<path class="at" d="{}" transform="translate({:.1f} {:.1f}) scale(0.8)"/>')
+    marks = Markup("").join(mark.format(spoke.look.path, *point) for point in whole)
     kind = "area" if len(whole) == len(at) else "open"
     return Markup('<g data-e="{}" class="m{}"><path class="{}" d="{}"/>{}</g>').format(spoke.entrant, spoke.look.colour, kind, outline, marks)

@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from iberlm.core.languages import LANGUAGES, file_safe
-from iberlm.evaluate.leaderboard.board import SIZE_CLASSES, UNKNOWN_SIZE, Board, Entrant, Row, Task
+from iberlm.evaluate.leaderboard.board import SIZE_CLASSES, UNKNOWN_SIZE, Board, Cell, Entrant, Row, Task
 from iberlm.evaluate.leaderboard.details import FACTS, facts, panel_data
 from iberlm.evaluate.leaderboard.drawing import whisker
 from iberlm.evaluate.leaderboard.items import browser
@@ -19,6 +19,7 @@ from iberlm.evaluate.leaderboard.views import (
     CHARTED,
     Shown,
     alarm_list,
+    first_of,
     hidden_rule,
     language_view,
     mean_cell,
@@ -26,10 +27,11 @@ from iberlm.evaluate.leaderboard.views import (
     place_text,
     radars,
     remarks,
+    score_cell,
     value_scale,
     verdict,
 )
-from iberlm.evaluate.leaderboard.wording import between, count, day, digits_of, language_name, number, size, words
+from iberlm.evaluate.leaderboard.wording import NONE, between, breakable, count, day, digits_of, language_name, number, size, words
 from iberlm.evaluate.statistics.intervals import Interval
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -38,7 +40,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 @cache
 def _environment() -> Environment:
     made = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    made.globals |= {"ours": LANGUAGES, "file_safe": file_safe, "language_name": language_name, "words": words}
+    made.globals |= {"ours": LANGUAGES, "file_safe": file_safe, "language_name": language_name, "words": words, "breakable": breakable}
     return made
 
 
@@ -131,10 +133,7 @@ def task_page(view: Shown, task: Task, items: pa.Table | None) -> str:
     """The page of a task; without its items where `items` is None or the stores have none."""
     script = _script("items.js")
     found = view.board.row_of(task, view.order)
-    results = [
-        {"entrant": entrant, "facts": facts(entrant, task, cell), "alarm": cell.row["note"] or "", "aside": cell.aside, "command": cell.row["command"] or ""}
-        for entrant, cell in found
-    ]
+    results = [_result(view, task, entrant, cell) for entrant, cell in found]
     groups = {entrant.index: {row["group"]: row for row in cell.groups} for entrant, cell in found}
     metrics = {entrant.index: {row["metric"]: row for row in cell.metrics} for entrant, cell in found}
     return (
@@ -154,6 +153,23 @@ def task_page(view: Shown, task: Task, items: pa.Table | None) -> str:
             items=browser(items, found, view.looks) if items is not None else None,
         )
     )
+
+
+def _result(view: Shown, task: Task, entrant: Entrant, cell: Cell) -> dict[str, Any]:
+    found = view.board.row_of(task)
+    points = cell.points
+    return {
+        "entrant": entrant,
+        "cell": score_cell(cell, value_scale(task, [other for _, other in found]), digits_of(cell.value, task.best), entrant.index in first_of(task, found)),
+        "points": {"text": number(points.value) if points else "", "ends": between(points.low, points.high) if points else ""},
+        "n": count(cell.row["n"]),
+        "shots": NONE if cell.row["num_fewshot"] is None else str(cell.row["num_fewshot"]),
+        "date": day(cell.row["created"]),
+        "facts": facts(entrant, task, cell),
+        "alarm": cell.row["note"] or "",
+        "aside": cell.aside,
+        "command": cell.row["command"] or "",
+    }
 
 
 def _names(of_entrant: dict[int, dict[str, Row]]) -> list[str]:

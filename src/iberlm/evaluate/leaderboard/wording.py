@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 
+from markupsafe import Markup, escape
+
 from iberlm.core.languages import LANGUAGES, NAMES
 
 NONE = "–"
@@ -71,6 +73,11 @@ def language_rank(tag: str) -> tuple[int, str]:
 def words(name: str) -> str:
     """`language_modelling` -> `language modelling`."""
     return name.replace("_", " ")
+
+
+def breakable(name: str) -> Markup:
+    """A name for HTML that may be broken after what joins its parts."""
+    return Markup(re.sub(r"(?<=[/_-])(?=[^/_-])", "<wbr>", str(escape(name))))  # noqa: S704 (escaped; no entity holds these characters)
 
 
 def listed(names: Sequence[str], most: int = 6) -> str:
