@@ -81,6 +81,7 @@ TOOLS = {
     "logs": "the log of a job",
     "cancel": "cancel the jobs of a run",
     "compare": "two models, or one in two settings, item by item: which is better, and what cannot be seen",
+    "leaderboard": "a static page of results with intervals, tables for papers and cards",
     "watch": "evaluate checkpoints while a model trains",
     "items": "the items of a suite as files, to search a corpus for",
     "results": "list, merge, check and compact result stores",

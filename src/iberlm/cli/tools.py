@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from iberlm.cli import compare_tool, doctor_tool, items_tool, job_tools, prefetch_tool, results_tool, review_tool, watch_tool
+from iberlm.cli import compare_tool, doctor_tool, items_tool, job_tools, leaderboard_tool, prefetch_tool, results_tool, review_tool, watch_tool
 from iberlm.cli.verbs import Verb
 from iberlm.core.errors import ConfigError, IberlmError, ResourceError
 from iberlm.core.languages import LANGUAGES, NAMES, UNDETERMINED, check_language
@@ -21,6 +21,7 @@ app.command("cancel")(job_tools.cancel)
 app.command("doctor")(doctor_tool.doctor)
 app.command("prefetch")(prefetch_tool.prefetch)
 app.command("compare")(compare_tool.compare)
+app.command("leaderboard")(leaderboard_tool.leaderboard)
 app.command("watch")(watch_tool.watch)
 app.command("items")(items_tool.items)
 app.command("review-items")(review_tool.review_items)
