@@ -108,7 +108,6 @@ class EvaluateConfig(StageConfig):
         if BITS_PER_BYTE in self.suite.tasks and not self.validation:
             raise ConfigError(f"validation: must be given for the task '{BITS_PER_BYTE}': the 'curate' folder of a run")
 
-
     @property
     def in_process(self) -> bool:
         """Whether the model is a folder on this machine, and not behind a server."""

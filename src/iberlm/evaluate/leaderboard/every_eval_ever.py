@@ -35,6 +35,8 @@ _BOUNDS = {
 }
 """The lowest and the highest value of metrics that are no shares."""
 _SHARES = re.compile(r"acc(_\w+)?|exact_match|em|f1|mc[12]|rouge\w*|prompt_level_\w+|inst_level_\w+")
+_FOLDER_CHARACTERS = 200
+"""The format wants folders to be called as the models are."""
 _ENGINES = {"transformers": "transformers", "vllm": "vllm"}
 
 
@@ -55,7 +57,7 @@ def every_eval_ever(board: Board, stores: Sequence[Path], evaluator: Evaluator, 
 
     Results that are no numbers are left out: the format has no place for them. The same results give the same names and bytes.
     """
-    slugs = Slugs()
+    slugs, known = Slugs(_FOLDER_CHARACTERS), set[UUID]()
     for task in board.tasks:
         table = read_items(stores, task) if items else None
         for entrant, cell in board.row_of(task):
@@ -65,6 +67,9 @@ def every_eval_ever(board: Board, stores: Sequence[Path], evaluator: Evaluator, 
             developer, _, name = log["model_info"]["id"].partition("/")
             folder = f"data/{slugs.of(task.name)}/{slugs.of(developer)}/{slugs.of(name)}"
             uuid = _uuid(log)
+            if uuid in known:  # a task without a template belongs to the model in each of its templates
+                continue
+            known.add(uuid)
             lines = [sample(log, task, row) for row in _answers(table, cell)] if table is not None else []
             if lines:
                 path = f"{folder}/{uuid}_samples.jsonl"
@@ -80,12 +85,12 @@ def _uuid(log: dict[str, Any]) -> UUID:
     return UUID(bytes=bytes.fromhex(sha256_json(log)[:32]), version=4)
 
 
-def model_id(name: str) -> str:
-    """DEVELOPER/MODEL: a hub's name as it is, of a path the last part, with a developer that nobody knows."""
-    parts = [part for part in name.split("/") if part not in ("", ".", "..", "~")]
-    if len(parts) == 2 and not name.startswith(("/", ".", "~")):
-        return name
-    return f"unknown/{parts[-1] if parts else 'model'}"
+def model_id(entrant: Entrant) -> str:
+    """DEVELOPER/MODEL: a hub's name as it is; of a folder what the board calls it, with a developer that nobody knows."""
+    parts = entrant.name.split("/")
+    if len(parts) == 2 and all(re.fullmatch(r"\w[\w.-]*", part) for part in parts):
+        return entrant.name
+    return f"unknown/{Slugs(_FOLDER_CHARACTERS).of(entrant.label)}"
 
 
 def aggregate(entrant: Entrant, task: Task, cell: Cell, evaluator: Evaluator) -> dict[str, Any]:
@@ -93,9 +98,9 @@ def aggregate(entrant: Entrant, task: Task, cell: Cell, evaluator: Evaluator) ->
     row = cell.row
     when = str(int(row["created"] or 0))
     software = _software(row)
-    identity = model_id(entrant.name)
+    identity = model_id(entrant)
     engine = _ENGINES.get(entrant.backend)
-    info: dict[str, Any] = {"name": entrant.label, "id": identity, "developer": identity.partition("/")[0]}
+    info: dict[str, Any] = {"name": entrant.name, "id": identity, "developer": identity.partition("/")[0]}
     if engine:
         info["inference_engine"] = {"name": engine} | ({"version": software[engine]} if engine in software else {})
     details = {
@@ -103,7 +108,7 @@ def aggregate(entrant: Entrant, task: Task, cell: Cell, evaluator: Evaluator) ->
         "model_availability": "unknown",
         "sha256": entrant.model,
         "dtype": entrant.dtype,
-        "template": entrant.template,
+        "template": row["template"],
         "parameters": entrant.parameters,
         "step": entrant.step,
     }

@@ -133,7 +133,8 @@ def task_page(view: Shown, task: Task, items: pa.Table | None) -> str:
     """The page of a task; without its items where `items` is None or the stores have none."""
     script = _script("items.js")
     found = view.board.row_of(task, view.order)
-    results = [_result(view, task, entrant, cell) for entrant, cell in found]
+    scale, first = value_scale(task, [cell for _, cell in found]), first_of(task, found)
+    results = [_result(task, entrant, cell, score_cell(cell, scale, digits_of(cell.value, task.best), entrant.index in first)) for entrant, cell in found]
     groups = {entrant.index: {row["group"]: row for row in cell.groups} for entrant, cell in found}
     metrics = {entrant.index: {row["metric"]: row for row in cell.metrics} for entrant, cell in found}
     return (
@@ -155,12 +156,11 @@ def task_page(view: Shown, task: Task, items: pa.Table | None) -> str:
     )
 
 
-def _result(view: Shown, task: Task, entrant: Entrant, cell: Cell) -> dict[str, Any]:
-    found = view.board.row_of(task)
+def _result(task: Task, entrant: Entrant, cell: Cell, shown: dict[str, Any]) -> dict[str, Any]:
     points = cell.points
     return {
         "entrant": entrant,
-        "cell": score_cell(cell, value_scale(task, [other for _, other in found]), digits_of(cell.value, task.best), entrant.index in first_of(task, found)),
+        "cell": shown,
         "points": {"text": number(points.value) if points else "", "ends": between(points.low, points.high) if points else ""},
         "n": count(cell.row["n"]),
         "shots": NONE if cell.row["num_fewshot"] is None else str(cell.row["num_fewshot"]),

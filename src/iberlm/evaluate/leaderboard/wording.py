@@ -109,14 +109,15 @@ def _is_path(name: str) -> bool:
 class Slugs:
     """Names for files from any text: readable where it can be, never the same twice, nor on a file system that does not tell capitals."""
 
-    def __init__(self) -> None:
+    def __init__(self, characters: int = _SLUG_CHARACTERS) -> None:
+        self._characters = characters
         self._taken: dict[str, str] = {}
 
     def of(self, text: str) -> str:
         """The same text gives the same name."""
         plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
-        slug = re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-.")[:_SLUG_CHARACTERS]
-        if slug != text or self._taken.get(slug.lower(), text) != text:
+        slug = re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-.")[: self._characters]
+        if not slug or slug != text.replace("/", "-") or self._taken.get(slug.lower(), text) != text:
             slug = f"{slug or 'name'}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
         self._taken[slug.lower()] = text
         return slug
