@@ -98,7 +98,7 @@ def requests_of(count: int) -> list[Any]:
     return found
 
 
-def requests(side: str, model: str, batch: str, count: int = 20) -> None:
+def requests(side: str, model: str, batch: str, count: int = 16) -> None:
     """Score the same requests, after one that warms up; print the seconds of the whole and of the calls of the model."""
     import tempfile
 

@@ -21,6 +21,8 @@ from iberlm.evaluate.config import EvaluateConfig
 from iberlm.evaluate.fingerprint import model_key
 from iberlm.evaluate.model import load_model, pick_device
 
+FEW_SEQUENCES, LIKE_LENGTH = 8, 0.8
+"""A batch by tokens ends where texts are shorter than this share of its longest, once it has so many: what would be padding is better spent."""
 Tokenized = tuple[tuple[str, str] | None, list[int], list[int]]
 """As lm-eval passes a request on: (context, continuation) or None for a window of a document, and the tokens of both."""
 
@@ -113,10 +115,13 @@ class SlicedHFLM(HFLM):  # type: ignore[misc]
 
 
 def _cuts(lengths: list[int], sequences: int, tokens: int) -> Iterator[tuple[int, int]]:
-    """Ranges of a list that is sorted by falling length: of `sequences` entries each, or with 0 of at most `tokens` padded tokens."""
+    """Ranges of a list that is sorted by falling length: of `sequences` entries each, or with 0 of at most `tokens` padded tokens and of like length."""
     start = 0
     while start < len(lengths):
         end = min(len(lengths), start + (sequences or max(1, tokens // lengths[start])))
+        if not sequences:
+            while end - start > FEW_SEQUENCES and lengths[end - 1] < LIKE_LENGTH * lengths[start]:
+                end -= 1
         yield start, end
         start = end
 

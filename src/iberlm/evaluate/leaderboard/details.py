@@ -7,7 +7,7 @@ from iberlm.evaluate.leaderboard.board import Cell, Entrant, Row, Task
 from iberlm.evaluate.leaderboard.views import Shown
 from iberlm.evaluate.leaderboard.wording import NONE, between, count, day, digits_of, number, size
 
-FACTS = ("value", "interval", "points", "chance and best", "clean subset", "items", "solved examples", "asked by", "how", "computed on", "software", "date")
+FACTS = ("value", "95% interval", "points", "chance and best", "clean subset", "items", "solved examples", "asked by", "how", "computed on", "software", "date")
 
 
 def facts(entrant: Entrant, task: Task, cell: Cell) -> list[str]:

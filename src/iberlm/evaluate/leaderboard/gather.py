@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from iberlm.core.errors import ConfigError, DataError
 from iberlm.core.resources import resource_dir
@@ -58,13 +57,12 @@ def gather(stores: Sequence[Path], *, models: Sequence[str] = (), suite: str = "
     entrants, chosen = _entrants(whole)
     tasks = _tasks(whole, wanted)
     cells = _cells(chosen, tasks, rows)
-    shown = table.filter(pc.is_in(table["model"], pa.array([entrant.model for entrant in entrants], pa.string())))
     return Board(
         title=title or "Leaderboard",
         entrants=entrants,
         tasks=tasks,
         cells=cells,
-        suspicions=same_scores(shown),
+        suspicions=same_scores(_with_short_names(rows, table.schema)),
         suite=suite,
         stores=tuple(map(str, stores)),
     )
@@ -112,6 +110,11 @@ def _renamed(rows: list[Row], names: Mapping[str, str]) -> list[Row]:
             raise ConfigError(f"leaderboard --name: '{old}' names {len(fitting) or 'none'} of the models: {', '.join(sorted(set(final.values())))}")
         final[fitting[0]] = new
     return [row | {"model_name": final[row["model"]]} for row in rows]
+
+
+def _with_short_names(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
+    short = short_names([row["model_name"] for row in rows])
+    return pa.Table.from_pylist([row | {"model_name": short[row["model_name"]]} for row in rows], schema=schema)
 
 
 def _entrants(rows: list[Row]) -> tuple[list[Entrant], dict[int, dict[str, Row]]]:

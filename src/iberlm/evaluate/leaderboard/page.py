@@ -64,6 +64,7 @@ def index_page(view: Shown, *, made_with: str, downloads: list[tuple[str, str, s
             hidden_rule=hidden_rule(view),
             figures=_figures(board),
             remarks=remarks(view),
+            has_means=bool(view.standings.overall.means),
             verdict=verdict(view.standings.overall, view.order),
             languages=languages,
             colours=[file_safe(tag) if tag in LANGUAGES else "other" for tag in board.languages],

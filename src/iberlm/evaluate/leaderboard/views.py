@@ -18,6 +18,8 @@ from iberlm.evaluate.statistics.intervals import Interval
 CHARTED = 6
 """Models that the charts show at first."""
 _LEAST_AXES = 3
+_SUSPICIONS = 5
+"""Most sentences on models that may be one and the same."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,9 @@ def verdict(standing: Standing | None, order: Sequence[Entrant]) -> str:
         return f"{first[0].label} is first among {standing.ranked} models with all tasks."
     if len(first) == standing.ranked:
         return f"The {standing.ranked} models with all tasks cannot be told apart: their intervals overlap."
-    return f"{listed([entrant.label for entrant in first], 4)} share the first place: their intervals overlap."
+    names = [entrant.label for entrant in first]
+    shared = listed(names, 4) if len(names) > 4 else f"{', '.join(names[:-1])} and {names[-1]}"
+    return f"{shared} share the first place: their intervals overlap."
 
 
 def why_left_out(board: Board, task: Task, core: Sequence[Task]) -> str:
@@ -287,7 +291,7 @@ def remarks(view: Shown) -> list[str]:
     aside = sum(bool(cell.aside) for cell in board.cells.values())
     if aside:
         found.append(f"{aside} results are of other questions than the other models were asked; they are marked ≠ and count in no mean.")
-    return found + [sentence[0].upper() + sentence[1:] for sentence in board.suspicions[:5]]
+    return found + board.suspicions[:_SUSPICIONS]
 
 
 def charted(view: Shown) -> list[Entrant]:

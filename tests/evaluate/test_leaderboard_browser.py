@@ -1,0 +1,379 @@
+"""The leaderboard in a real browser: nothing is fetched, it sorts, filters and fits; it is read in both themes, with keys, without JavaScript."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from iberlm.evaluate.leaderboard.publish import Options, write_leaderboard
+from iberlm.evaluate.store.store import Store
+from tests.evaluate.board_store import HOSTILE, MODELS, SMALL, tasks_of, write_store
+
+CHROMIUM = Path(shutil.which("chromium") or shutil.which("chromium-browser") or "/usr/bin/chromium")
+ARGUMENTS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"),
+    *("--disable-sync", "--no-first-run", "--disable-quic"),
+]
+READING = f"tasks/{tasks_of('ca')[0].name}.html"
+
+CONTRAST = """
+() => {
+  const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+  const rgba = colour => {
+    canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+    return [...canvas.getImageData(0, 0, 1, 1).data];
+  };
+  const light = colour => rgba(colour).slice(0, 3).map(v => v / 255)
+    .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const ground = element => {
+    for (let e = element; e; e = e.parentElement) {
+      const colour = getComputedStyle(e).backgroundColor;
+      if (rgba(colour)[3] === 255) return colour;
+    }
+    return 'white';
+  };
+  const ratio = (a, b) => (Math.max(light(a), light(b)) + 0.05) / (Math.min(light(a), light(b)) + 0.05);
+  const poor = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  let seen = 0;
+  while (walker.nextNode()) {
+    const element = walker.currentNode.parentElement;
+    if (!walker.currentNode.data.trim() || !element.checkVisibility()) continue;
+    const style = getComputedStyle(element);
+    const found = ratio(element.closest('svg') ? style.fill : style.color, ground(element));
+    seen += 1;
+    if (found < 4.5) poor.push([walker.currentNode.data.trim().slice(0, 40), found]);
+  }
+  let marks = 0;
+  for (const mark of document.querySelectorAll('.mark path, .dot path, .whisker circle')) {
+    if (!mark.checkVisibility() || mark.closest('.partial')) continue;
+    marks += 1;
+    const found = ratio(getComputedStyle(mark).fill, ground(mark));
+    if (found < 3) poor.push([mark.closest('svg').getAttribute('class') || 'dot', found]);
+  }
+  return {seen, marks, poor};
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if not CHROMIUM.is_file():
+        pytest.fail(f"{CHROMIUM} is missing: the leaderboard is tested in a real browser; install it with `apt-get install chromium`")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    write_store(folder / "store", items=104)
+    command = ("iberlm", "leaderboard", "store", "--out", "site")
+    write_leaderboard([folder / "store"], folder / "site", Options(formats=("html", "csv"), command=command), title="Models & <b>languages</b>")
+    return folder / "site"
+
+
+class Visit:
+    """A page that is open, with what it asked for and what it complained about."""
+
+    def __init__(self, browser: Browser, site: Path, name: str = "index.html", width: int = 1440, scheme: Any = "light", *, scripts: bool = True) -> None:
+        self.context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, java_script_enabled=scripts)
+        self.page: Page = self.context.new_page()
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.address = (site / name).as_uri()
+        self.page.goto(self.address)
+        if scripts:
+            self.page.locator("html[data-ready]" if name == "index.html" else "#list[data-ready]").wait_for(state="attached")
+
+    def __enter__(self) -> Page:
+        return self.page
+
+    def __exit__(self, *_: object) -> None:
+        self.context.close()
+        assert self.requests == [self.address]
+        assert self.complaints == []
+
+
+def column(page: Page, table: str, name: str) -> list[str]:
+    """Texts of a column's cells as they are shown, by the head's beginning."""
+    heads = [text.strip() for text in page.locator(f"{table} thead th").all_inner_texts()]
+    place = next(index for index, text in enumerate(heads) if text.startswith(name))
+    return page.locator(f"{table} tbody tr").evaluate_all(
+        "(rows, place) => rows.map(row => row.cells[place].querySelector('.v')?.textContent ?? row.cells[place].textContent.trim())", place
+    )
+
+
+def models_of(page: Page, table: str) -> list[str]:
+    rows = page.locator(f"{table} tbody tr").all()
+    return [row.locator("th .model > span").evaluate("element => element.firstChild.parentNode.innerText.split('\\n')[0]") for row in rows if row.is_visible()]
+
+
+MEANS = "#models table"
+
+
+@pytest.mark.parametrize("name", ["index.html", READING])
+@pytest.mark.parametrize("width", [400, 768, 1440])
+def test_fits_the_window_and_needs_nothing_else(browser: Browser, site: Path, name: str, width: int) -> None:
+    with Visit(browser, site, name, width) as page:
+        page.evaluate("document.querySelectorAll('details').forEach(entry => entry.open = true)")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert "owned" not in page.title()
+        assert page.locator("h1").is_visible()
+
+
+def test_intervals_are_drawn_in_tables_and_charts(browser: Browser, site: Path) -> None:
+    with Visit(browser, site) as page:
+        assert page.locator(f"{MEANS} .whisker").count() == len(MODELS) * 6 - 2  # one model has nothing in two languages
+        box = page.locator(f"{MEANS} .whisker").first.bounding_box()
+        assert box is not None
+        assert box["width"] > 50
+        for strip in page.locator("#language-1 .strip:not(.scale)").all()[:3]:
+            lines = [line.bounding_box() for line in strip.locator(".dot i").all() if line.is_visible()]
+            marks = [mark.bounding_box() for mark in strip.locator(".dot svg").all() if mark.is_visible()]
+            assert len(lines) == len(marks) >= 3
+            for line, mark in zip(lines, marks, strict=True):
+                assert line is not None
+                assert mark is not None
+                middle = mark["x"] + mark["width"] / 2
+                assert line["x"] - 1 <= middle <= line["x"] + line["width"] + 1
+        radars = page.locator("svg.radar")
+        assert radars.count() == 5
+        assert "by what is measured" in (radars.first.get_attribute("aria-label") or "")
+
+
+def test_every_column_sorts_both_ways_and_says_so(browser: Browser, site: Path) -> None:
+    with Visit(browser, site) as page:
+        for table in ("#models table", "#language-0 table.tasks", "#tasks table"):
+            for head in page.locator(f"{table} thead th:has(button)").all():
+                head.locator("button").click()
+                first = head.get_attribute("aria-sort")
+                head.locator("button").click()
+                assert {first, head.get_attribute("aria-sort")} == {"ascending", "descending"}
+                assert page.locator(f"{table} thead th[aria-sort]").count() == 1
+        page.locator(f"{MEANS} th[data-l='3'] button").click()
+        assert page.locator(f"{MEANS} th[data-l='3']").get_attribute("aria-sort") == "descending"
+        values = column(page, MEANS, "Basque")
+        numbers = [float(text.replace("−", "-")) for text in values if text != "–"]
+        assert numbers == sorted(numbers, reverse=True)
+        assert values[-1] == "–"  # who has no value is last, whatever the direction
+        page.locator(f"{MEANS} th[data-l='3'] button").click()
+        assert column(page, MEANS, "Basque")[-1] == "–"
+        expect(page.locator("#said")).to_have_text("Sorted by Basque, ascending")
+
+
+def test_keys_reach_the_tables_sort_them_and_open_a_number(browser: Browser, site: Path) -> None:
+    with Visit(browser, site) as page:
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.textContent") == "Skip to the tables"
+        page.locator(f"{MEANS} th >> nth=0 >> button").focus()
+        page.keyboard.press("Enter")
+        names = models_of(page, MEANS)
+        assert names == sorted(names, key=str.lower)
+        page.locator("#language-1 table.tasks a[data-cell]").first.focus()
+        page.keyboard.press("Enter")
+        dialog = page.locator("dialog")
+        expect(dialog).to_be_visible()
+        assert page.evaluate("document.activeElement.closest('dialog') !== null")
+        page.keyboard.press("Escape")
+        expect(dialog).to_be_hidden()
+        assert page.evaluate("document.activeElement.dataset.cell") is not None
+
+
+def test_a_number_opens_with_everything_that_is_known_of_it(browser: Browser, site: Path, tmp_path: Path) -> None:
+    visit = Visit(browser, site)
+    visit.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    with visit as page:
+        cell = page.locator("#language-1 table.tasks tbody tr").first.locator("a[data-cell]").first
+        value = cell.inner_text()
+        cell.click()
+        dialog = page.locator("dialog")
+        assert f"{value} acc" in dialog.inner_text()
+        assert "Solved examples" in dialog.inner_text()
+        command = dialog.locator("code").inner_text()
+        assert command.startswith("iberlm evaluate")
+        dialog.locator("button.copy").click()
+        expect(dialog.locator("button.copy")).to_have_text("Copied")
+        assert page.evaluate("navigator.clipboard.readText()") == command
+        address = dialog.locator("#panel-page").get_attribute("href") or ""
+        assert (site / address.partition("#")[0]).is_file()
+        page.mouse.click(5, 5)
+        expect(dialog).to_be_hidden()
+
+
+def test_filters_hide_languages_models_and_tasks(browser: Browser, site: Path) -> None:
+    with Visit(browser, site) as page:
+        form = page.locator(".filters form")
+        assert form.locator("output").inner_text() == f"{len(MODELS)} of {len(MODELS)} models"
+        form.locator("input[name=language][value='2']").uncheck()
+        assert not page.locator("#language-2").is_visible()
+        assert not page.locator(f"{MEANS} thead th[data-l='2']").is_visible()
+        assert page.locator("#language-1").is_visible()  # Catalan stays where Valencian goes
+        form.locator("input[name=search]").fill("DEMO-7B")
+        assert models_of(page, MEANS) == ["iberlm/demo-7b (no chat template)", "iberlm/demo-7b (chat template)"]
+        assert form.locator("output").inner_text() == f"2 of {len(MODELS)} models"
+        form.locator("select[name=template]").select_option("chat template")
+        assert models_of(page, MEANS) == ["iberlm/demo-7b (chat template)"]
+        assert page.locator("#language-0 .dot:visible").count() == page.locator("#language-0 .strip:not(.scale)").count()
+        form.locator("button[type=reset]").click()
+        expect(form.locator("output")).to_have_text(f"{len(MODELS)} of {len(MODELS)} models")
+        form.locator("select[name=size]").select_option("1 to 4 B")
+        assert set(models_of(page, MEANS)) == {"iberlm/demo-1b", "b/model"}
+        form.locator("select[name=size]").select_option("")
+        form.locator("select[name=backend]").select_option("openai")
+        assert len(models_of(page, MEANS)) == 1
+        form.locator("select[name=backend]").select_option("")
+        form.locator("select[name=measure]").select_option("reading")
+        tasks = page.locator("#language-0 table.tasks tbody tr:visible")
+        assert tasks.count() == 1
+        assert "belebele" in tasks.first.inner_text()
+
+
+def test_charts_show_the_models_that_are_chosen(browser: Browser, site: Path) -> None:
+    with Visit(browser, site) as page:
+        drawn = page.locator("svg.radar").first.locator("g")
+        assert sum(group.is_visible() for group in drawn.all()) == 6
+        hidden = page.locator("input[name=series]:not(:checked)")
+        assert hidden.count() == len(MODELS) - 6
+        index = hidden.first.get_attribute("value")
+        hidden.first.check()
+        assert page.locator(f"svg.radar g[data-e='{index}']").first.is_visible()
+        page.locator("input[name=series]").first.uncheck()
+        assert sum(group.is_visible() for group in drawn.all()) == 6
+
+
+def test_without_javascript_it_is_a_plain_table(browser: Browser, site: Path) -> None:
+    with Visit(browser, site, scripts=False) as page:
+        assert not page.locator(".filters").is_visible()
+        assert not page.locator("button:visible").count()
+        assert page.locator(f"{MEANS} tbody tr:visible").count() == len(MODELS)
+        assert page.locator("#language-4 table.tasks tbody tr:visible").count() == 6
+        # a number is a link to its page
+        assert (page.locator("a[data-cell]").first.get_attribute("href") or "").startswith("tasks/")
+        assert page.get_by_text("aria-sort").count() == 0
+    with Visit(browser, site, READING, scripts=False) as page:
+        assert page.get_by_text("showing them needs JavaScript").is_visible()
+        assert page.get_by_text("CC-BY-SA-4.0").first.is_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["index.html", READING])
+def test_text_and_marks_have_enough_contrast(browser: Browser, site: Path, name: str, scheme: str) -> None:
+    with Visit(browser, site, name, 1440, scheme) as page:
+        page.evaluate("document.querySelectorAll('details').forEach(entry => entry.open = true)")
+        found = page.evaluate(CONTRAST)
+        assert found["seen"] > 300
+        assert found["marks"] > 10
+        assert found["poor"] == []
+        if name == "index.html":
+            page.locator("a[data-cell]").first.click()
+            assert page.evaluate(CONTRAST)["poor"] == []
+
+
+def test_on_paper_there_is_no_navigation_and_everything_is_open(browser: Browser, site: Path) -> None:
+    with Visit(browser, site, width=1024) as page:
+        page.emulate_media(media="print")
+        assert not page.locator(".side").is_visible()
+        assert not page.locator("button.copy:visible").count()
+        assert page.locator("#missing code").first.is_visible()
+
+
+# the items
+
+
+def items_of(page: Page) -> list[str]:
+    page.wait_for_function("document.querySelector('.pager output').textContent.includes('page')")
+    return page.locator(".item h3").all_inner_texts()
+
+
+def choose(page: Page, **values: str) -> str:
+    before = page.locator("#list").get_attribute("data-ready")
+    for name, value in values.items():
+        field = page.locator(f".browse [name={name}]")
+        field.fill(value) if name == "search" else field.select_option(value)
+    page.wait_for_function("before => document.getElementById('list').dataset.ready !== before", arg=before)
+    return page.locator(".pager output").inner_text()
+
+
+def test_items_are_shown_with_each_models_answer(browser: Browser, site: Path) -> None:
+    with Visit(browser, site, READING) as page:
+        assert len(items_of(page)) == 20
+        first = page.locator(".item").first
+        assert "Pregunta 0: què és el número 0?" in first.inner_text()
+        assert first.locator("thead th").count() == 1 + len(MODELS)
+        rows = first.locator("tbody tr")
+        assert rows.count() == 5
+        assert "(right)" in first.locator("tr.target").inner_text()
+        for model in range(len(MODELS)):
+            picked = [row.locator("td").nth(model).get_attribute("class") == "number pick" for row in rows.all()[:4]]
+            assert picked.count(True) == 1
+            right = "target" in (rows.nth(picked.index(True)).get_attribute("class") or "")
+            assert rows.nth(4).locator("td").nth(model).inner_text() == ("✓ right" if right else "✗ wrong")
+        # the chat template made another prompt of it
+        assert "asked of iberlm/demo-7b (chat template):" in first.inner_text()
+        assert "cut at the limit" in page.locator(".item").nth(3).inner_text()
+        page.locator("button[data-step='1']").first.click()
+        page.wait_for_function("document.querySelector('.item h3').textContent.startsWith('Item 20')")
+        assert page.locator(".pager output").inner_text() == "104 of 104 items, page 2 of 6"
+
+
+def test_items_are_filtered_by_answers_and_found_by_words(browser: Browser, site: Path) -> None:
+    store = Store(site.parent / "store")
+    rows = store.items(model=SMALL.key, tasks=[tasks_of("ca")[0].name]).to_pylist()
+    wrong = sum(row["score"] == 0 for row in rows)
+    with Visit(browser, site, READING) as page:
+        labels = page.locator("select[name=which] option").all_inner_texts()
+        option = f"wrong-{labels.index(f'wrong: {SMALL.name}') - 4}"
+        assert choose(page, which=option).startswith(f"{wrong} of 104 items")
+        assert all("✗ wrong" in text for text in page.locator(".item").all_inner_texts())
+        differing = int(choose(page, which="differ").split()[0])
+        everybody = int(choose(page, which="every").split()[0])
+        somebody = int(choose(page, which="wrong").split()[0])
+        assert everybody < somebody <= 104
+        assert 0 < differing <= 104
+        assert choose(page, which="all", search="NÚMERO 39595?").startswith("1 of 104 items")
+        assert items_of(page) == ["Item 5 belebele-5"]
+        assert choose(page, search="nobody wrote this").startswith("0 of 104")
+        assert page.locator(".item").count() == 0
+
+
+def test_hostile_texts_are_shown_as_they_are(browser: Browser, site: Path) -> None:
+    [name] = [path.name for path in (site / "tasks").iterdir() if "x_1" in path.name]
+    with Visit(browser, site, f"tasks/{name}") as page:
+        assert HOSTILE in (page.locator(".item .text").first.text_content() or "")
+        assert page.locator(".item img, .item script, .item b").count() == 0
+        choose(page, group="0")
+        assert choose(page, search='"&{{7*7}}').startswith("30 of 30")
+        assert page.title().endswith("· IberLM")
+
+
+def test_a_task_of_ten_thousand_items_opens_only_what_is_looked_at(browser: Browser, tmp_path: Path) -> None:
+    facts = tasks_of("eu")[0]
+    common = {"model": "m" * 64, "model_name": "org/m", "task": facts.name, "version": "1", "task_key": "k", "template": "none", "backend": "vllm"}
+    common |= {"dtype": "float16", "num_fewshot": 0, "language": "eu", "family": facts.family, "created": 1.0}
+    items = [
+        common | {"item": item, "id": str(item), "prompt_hash": str(item), "prompt": f"galdera {item}", "choices": [], "target": "bai"}
+        | {"responses": json.dumps(["ez" if item % 2 else "bai"]), "prediction": "ez" if item % 2 else "bai", "score": float(item % 2 == 0)}
+        for item in range(12_000)
+    ]  # fmt: skip
+    result = common | {"group": "", "metric": "exact_match", "primary": True, "value": 0.5, "low": 0.49, "high": 0.51, "n": 12_000, "averaged": False}
+    Store(tmp_path / "store").append(items, [result])
+    write_leaderboard([tmp_path / "store"], tmp_path / "site", Options(formats=("html",)))
+    with Visit(browser, tmp_path / "site", f"tasks/{facts.name}.html") as page:
+        assert page.locator(".pager output").inner_text() == "12000 of 12000 items, page 1 of 600"
+        assert page.locator(".item").count() == 20
+        assert choose(page, which="wrong-0").startswith("6000 of 12000")
+        assert choose(page, which="all", search="galdera 11998").startswith("1 of 12000")
+        assert re.search(r"Right:\s*bai", page.locator(".item").inner_text())
+        assert "✓ right" in page.locator(".item").inner_text()
