@@ -100,8 +100,13 @@ def results_of(values: dict[str, dict[str, float]], **columns: Any) -> pa.Table:
 
 
 def test_models_with_the_same_scores_on_several_tasks_are_told() -> None:
-    table = results_of({"first": {"a": 0.51234, "b": 0.7, "c": 0.1}, "second": {"a": 0.51231, "b": 0.7, "c": 0.2}, "third": {"a": 0.51239, "b": 0.6, "c": 0.1}})
-    assert same_scores(table) == ["first and second have the same score on 2 of 3 tasks (a, b): are they one model?"]
+    first, second, third = (
+        {"a": 0.51234, "b": 0.7, "c": 0.1, "d": 0.3},
+        {"a": 0.51231, "b": 0.7, "c": 0.1, "d": 0.2},
+        {"a": 0.51239, "b": 0.6, "c": 0.1, "d": 0.3},
+    )
+    table = results_of({"first": first, "second": second, "third": third})
+    assert same_scores(table) == ["first and second have the same score on 3 of 4 tasks (a, b, c): are they one model?"]
     assert same_scores(results_of({"first": {"a": 0.5}, "second": {"a": 0.5}})) == []
     assert same_scores(results_of({"first": {"a": 0.5, "b": 0.5}, "second": {"a": 0.5, "b": 0.5}}, primary=False)) == []
 

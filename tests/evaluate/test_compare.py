@@ -152,7 +152,8 @@ def test_a_task_has_its_values_counts_and_changed_items(clear: Comparison) -> No
     )
     assert [change["item"] for change in task.changed] == [3, 50, 99, 120]
     first = task.changed[0]
-    assert (first["id"], first["target"], first["a"], first["b"]) == ("paws_gl-3", "0", str(1 - GOOD[3]), str(1 - NEARLY[3]))
+    said = ["one", "other"]  # what a choice says, and not its number
+    assert (first["id"], first["target"], first["a"], first["b"]) == ("paws_gl-3", "one", said[1 - GOOD[3]], said[1 - NEARLY[3]])
     assert task.a.value == 0.85
     assert task.difference.detectable > 0
 
@@ -276,12 +277,17 @@ def test_of_several_settings_those_that_both_have_are_taken() -> None:
     assert found.remarks == ["A was asked in 2 ways; taken is num_fewshot=0, template=none, dtype=float32, backend=transformers"]
 
 
-def test_items_that_an_earlier_and_smaller_evaluation_answered_count() -> None:
+def test_items_of_the_task_as_it_was_before_are_not_those_of_the_result() -> None:
     task = Asked("xnli_eu", right=GOOD)
-    a = rows("aa", task)
-    for row in a[0][:50]:
-        row["task_key"] = "key of the first fifty"
-    assert compared(a, rows("bb", task)).tasks[0].difference.interval.n == 200
+    a, b = rows("aa", task), rows("bb", task)
+    before = [row | {"task_key": "before its data were mended", "score": 1.0 - row["score"]} for row in a[0]]
+    assert compared((a[0] + before, a[1]), b).tasks[0].difference.interval.value == 0.0
+
+
+def test_no_model_is_called_better_by_fewer_items_than_the_tests_were_simulated_for() -> None:
+    few, enough = [compared(rows("aa", Asked("wnli_eu", right=[1] * n)), rows("bb", Asked("wnli_eu", right=[0] * n))).tasks[0] for n in (19, 20)]
+    assert (few.better, enough.better) == ("", "A")
+    assert few.remarks == ["fewer than 20 items (or 10 passages): too few to judge by"]
 
 
 def test_a_task_of_few_items_counts_in_no_mean() -> None:

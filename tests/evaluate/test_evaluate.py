@@ -74,7 +74,7 @@ def test_each_row_of_the_results_says_what_it_is(evaluated: Manifest, model: Pat
         assert float(row["version"]) >= 1
         assert (row["backend"], row["dtype"], row["device"], row["batch"], row["template"]) == ("transformers", "float32", "cpu", "8192 tokens", "none")
         assert len(row["model"]) == len(row["task_key"]) == len(row["prompts_hash"]) == 64
-        assert sorted(json.loads(row["software"])) == ["lm_eval", "torch", "transformers"]
+        assert sorted(json.loads(row["software"])) == ["iberlm", "lm_eval", "torch", "transformers"]
         assert row["parameters"] == sum(weight.numel() for weight in load_file(model / "model.safetensors").values())
         assert row["higher_is_better"] == (row["metric"] != "bits_per_byte")
         assert row["licence"] == ("CC0-1.0" if row["family"] != "bits_per_byte" else row["licence"])
@@ -424,10 +424,16 @@ def test_no_request_is_computed_twice(model: Path, validation: Path, tmp_path: P
     some = run(settings(model, validation, suite=suite, limit=10), [], tmp_path / "some")
     whole = run(settings(model, validation, suite=suite), [], tmp_path / "whole")
     before, after = rows(some, "items.parquet"), rows(whole, "items.parquet")
-    assert after[:10] == before
+
+    def answers(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Without the key of the task as it was asked then."""
+        return [{name: value for name, value in item.items() if name != "task_key"} for item in items]
+
+    assert answers(after[:10]) == answers(before)
     assert len({row["created"] for row in after[10:]} - {row["created"] for row in before}) == 1
     again = run(settings(model, validation, suite=suite, limit=12), [], tmp_path / "again")
-    assert rows(again, "items.parquet") == after[:12]
+    assert answers(rows(again, "items.parquet")) == answers(after[:12])
+    assert len({row["task_key"] for row in after}) == 1
     other = run(settings(model, validation, suite=suite, limit=10, dtype="bfloat16"), [], tmp_path / "other")
     assert {row["key"] for row in rows(other, "items.parquet")}.isdisjoint(row["key"] for row in before)
 

@@ -80,7 +80,7 @@ def test_rows_come_back_with_null_for_what_they_lack_and_with_their_key(tmp_path
     assert found["item"].to_pylist() == [0, 1, 2]
     empty = dict.fromkeys(ITEM_SCHEMA.names)
     assert found.to_pylist() == [empty | row for row in sorted(rows, key=lambda row: row["item"])]
-    assert store.answered(MODELS[0], "xnli_eu") == {(row["key"], row["item"]): empty | row for row in rows}
+    assert store.answered(MODELS[0], "xnli_eu") == sorted((empty | row for row in rows), key=lambda row: (row["created"], row["item"]))
     assert store.results().to_pylist() == [dict.fromkeys(RESULT_SCHEMA.names) | result()]
     assert store.results().schema.equals(RESULT_SCHEMA, check_metadata=True)
     assert json.loads((tmp_path / "store" / "store.json").read_text()) == {"format": FORMAT}

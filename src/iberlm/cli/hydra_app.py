@@ -250,6 +250,9 @@ def _unknown_key(key: str, schema: type[Any]) -> str:
     wrong = parts[min(depth, len(parts) - 1)]
     if not known:
         return f"{key}: '{here}' has no entry '{wrong}'; to add one write +{key}=..."
+    if wrong in known and depth < len(parts) - 1:  # entries with names of the user's own
+        free = ".".join(parts[: depth + 1])
+        return f"{key}: '{free}' has no entry '{parts[depth + 1]}' yet; to add one write +{free}={{{parts[depth + 1]}: ...}}"
     close = difflib.get_close_matches(wrong, known, 1)
     where = f"'{here}'" if here else "this verb"
     hint = f"did you mean '{'.'.join([*parts[:depth], close[0]])}'? " if close else ""

@@ -16,7 +16,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -84,6 +84,8 @@ class Record:
     outputs: dict[str, int | None] = field(default_factory=dict)
     seconds_elsewhere: float = 0.0
     """Wall seconds that were spent before this process, by ranks that srun started."""
+    replace_earlier: Callable[[], None] = lambda: None
+    """Empty the folder of what an earlier run left; of a stage that `replaces_late`."""
     _pools: dict[int, ProcessPoolExecutor] = field(default_factory=dict)
 
     def pool(self, workers: int) -> ProcessPoolExecutor:
@@ -158,13 +160,15 @@ def run_stage(
     fingerprint: Any = None,
     resumable: bool = False,
     whole_inputs: bool = True,
+    replaces_late: bool = False,
 ) -> Manifest:
     """Run `body` in `out` unless a matching manifest is there; return the manifest.
 
     `version` is raised whenever the stage's output changes for the same settings. `fingerprint` is a JSON value that
     stands for inputs that have no manifest (the user's own files). With `resumable`, the files of an interrupted run
     with the same key are kept for `body` to go on from; otherwise (and whenever the key differs) the folder is
-    emptied first, but only if it is one that this stage made. Raises `CorruptError` when a file of `inputs` is missing or
+    emptied first, but only if it is one that this stage made; with `replaces_late` only when `body` calls
+    `record.replace_earlier()`, so that what an earlier run left outlives one that fails. Raises `CorruptError` when a file of `inputs` is missing or
     has another size (unless `whole_inputs` is off: the report tells of such files), `ConfigError` for a folder with
     foreign files and `ResourceError` when another process works in it or the disk is full.
     """
@@ -185,12 +189,12 @@ def run_stage(
     if scope().share is not None:
         _prepare_share(stage, out, key, resumable)
     with _lock(stage, out, shared=scope().share is not None):
-        if scope().share is None:
+        if scope().share is None and not replaces_late:
             with disk_errors(out):
                 _prepare(stage, out, key, resumable)
         say(f"{stage}: start ({shown(out)})")
         wall, before = time.monotonic(), Usage.now()
-        record = Record(out, key)
+        record = Record(out, key, replace_earlier=functools.partial(_prepare, stage, out, key, resumable))
         for manifest in inputs:
             record.cards.update(manifest.cards)
         with disk_errors(out), contextlib.closing(record):

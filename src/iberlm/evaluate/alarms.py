@@ -11,7 +11,7 @@ import pyarrow as pa
 
 GUESSED_BITS = 8.0
 """Bits per byte of a model for which all 256 bytes are alike."""
-SAME_TASKS = 2
+SAME_TASKS, SAME_SHARE = 3, 0.5
 """Two models may have the same score on one task by chance."""
 DECIMALS = 4
 _MIN_ITEMS = 10
@@ -116,7 +116,7 @@ def same_scores(results: pa.Table, items: pa.Table | None = None) -> list[str]:
     for a, b in combinations(scores, 2):
         common = scores[a].keys() & scores[b].keys()
         same = sorted(key[0] for key in common if scores[a][key] == scores[b][key])
-        if len(same) >= SAME_TASKS:
+        if len(same) >= SAME_TASKS and len(same) >= SAME_SHARE * len(common):
             sentences.append(f"{names[a]} and {names[b]} have the same score on {len(same)} of {len(common)} tasks ({_some(same)}): are they one model?")
     return sentences + (_same_answers(items, names) if items is not None else [])
 

@@ -1,21 +1,24 @@
 """A task as it is to be asked: what it asks, of which data, with how many solved examples, and the key of all that. Nothing heavy is imported."""
 
 import importlib.metadata
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from iberlm.core.files import sha256_file, sha256_json
 from iberlm.core.needs import local_folder
-from iberlm.evaluate.catalogue import TaskFacts, task_facts
+from iberlm.evaluate.catalogue import OWN, TaskFacts, task_facts
 from iberlm.evaluate.config import EvaluateConfig
-from iberlm.evaluate.fingerprint import chat_template_key, model_dtype, model_key, validation_files
+from iberlm.evaluate.fingerprint import chat_template_key, loaded_key, model_dtype, validation_files
 from iberlm.evaluate.staging import Staged, overrides, staged
 from iberlm.evaluate.suite import BITS_PER_BYTE, SuiteTask, resolve
 from iberlm.evaluate.tasks import task_key_files
 
 NO_TEMPLATE, OF_SERVER = "none", "server"
 """Templates that are no hash: the request as it is, and whatever template a server puts it into."""
+SCORING = 1
+"""Raised whenever the same answers come to other scores, intervals or notes."""
 IDENTIFIER = Path(__file__).parents[1] / "curate" / "langid"
 """Where the models of the language identifier lie, which scores the answers of the family `fidelity`."""
 
@@ -36,7 +39,7 @@ class Asked:
     @property
     def known_before_loading(self) -> bool:
         """Whether `key` covers the data: not so for data in the cache of a library, whose content is not known before it is loaded."""
-        return self.staged is not None or self.facts.source == "own"
+        return self.staged is not None or self.facts.source == OWN
 
     def load(self, config: EvaluateConfig) -> Any:
         """The task of lm-eval's, with its data, its shots and its seed."""
@@ -75,7 +78,7 @@ def identity(config: EvaluateConfig) -> ModelIdentity:
 
         return ModelIdentity(ask_server(config.backend, config.cluster).model, "unknown", config.backend.kind)
     folder = local_folder(config.model_folder, config.cluster)
-    return ModelIdentity(model_key(folder), model_dtype(folder, config.dtype), config.backend.kind)
+    return ModelIdentity(loaded_key(folder, config.backend.context_tokens), model_dtype(folder, config.dtype), config.backend.kind)
 
 
 def asked_tasks(config: EvaluateConfig, facts: list[TaskFacts]) -> list[Asked]:
@@ -89,11 +92,12 @@ def _asked(config: EvaluateConfig, facts: TaskFacts, data: Staged | None) -> Ask
     template = _template(config) if config.chat_template and not facts.raw_text else NO_TEMPLATE
     decides: dict[str, Any] = {
         "files": task_key_files(facts),
-        "data": data.fingerprint if data is not None else [facts.dataset, facts.dataset_config, facts.revision],
+        "data": data.fingerprint if data is not None else [facts.dataset, facts.dataset_config, facts.revision, _cached(facts)],
         "num_fewshot": shots,
         "seed": config.seed,
         "limit": config.limit,
         "template": template,
+        "scoring": [SCORING, facts.metric, facts.chance, facts.best, facts.cluster, facts.group, facts.measures],
         "lm_eval": importlib.metadata.version("lm_eval"),
     }
     if facts.measures == "fidelity":
@@ -101,6 +105,16 @@ def _asked(config: EvaluateConfig, facts: TaskFacts, data: Staged | None) -> Ask
     if facts.family == BITS_PER_BYTE:
         decides["validation"] = validation_files(Path(config.validation), [facts.language])
     return Asked(facts, data, shots, template, sha256_json(decides))
+
+
+def _cached(facts: TaskFacts) -> str:
+    """Stands for what the data sets library has of a task's data in its cache: names, sizes and times of its files."""
+    if facts.source == OWN:
+        return ""
+    home = os.environ.get("HF_HOME") or str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
+    cache = Path(os.environ.get("HF_DATASETS_CACHE") or str(Path(home) / "datasets")).expanduser()
+    files = sorted((cache / facts.dataset.replace("/", "___")).rglob("*.arrow"))
+    return sha256_json([[str(path.relative_to(cache)), path.stat().st_size, path.stat().st_mtime_ns] for path in files]) if files else ""
 
 
 def _template(config: EvaluateConfig) -> str:

@@ -5,6 +5,7 @@ lm-eval's own cache of requests is never used: it does not tell models apart (lm
 
 import dataclasses
 import json
+import shlex
 import tempfile
 import time
 from pathlib import Path
@@ -17,13 +18,14 @@ from iberlm.core.files import sha256_json, write_json
 from iberlm.core.needs import local_folder
 from iberlm.core.progress import say
 from iberlm.core.ranks import run_ranks
+from iberlm.core.stage import code_version
 from iberlm.evaluate.answers import StoredLM
 from iberlm.evaluate.asked import NO_TEMPLATE, Asked, ModelIdentity, data_folders
 from iberlm.evaluate.backends import Backend, Slices, open_backend
 from iberlm.evaluate.catalogue import TaskFacts
-from iberlm.evaluate.command import command_of
+from iberlm.evaluate.command import command_of, suite_words
 from iberlm.evaluate.config import EvaluateConfig
-from iberlm.evaluate.engine import Advance, Rows, model_name, same_conditions, step
+from iberlm.evaluate.engine import Advance, Rows, about_task, model_name, same_conditions, step
 from iberlm.evaluate.fingerprint import parameters
 from iberlm.evaluate.item_rows import item_rows, metrics_of
 from iberlm.evaluate.model import gpu_count
@@ -33,6 +35,9 @@ from iberlm.evaluate.scoring import Scoring, prompts_hash, result_rows
 from iberlm.evaluate.store.journal import Journal, writing
 from iberlm.evaluate.store.schema import item_key
 from iberlm.evaluate.store.store import Store
+
+ANSWERED = ("responses", "truncated", "created", "model_name", "device", "batch", "software")
+"""Columns that tell of the answer: an item that was answered before keeps them, whatever its task's data have become since."""
 
 
 def ask_all(config: EvaluateConfig, store: Store, pending: list[Asked], done: dict[str, tuple[Rows, Rows]], advance: Advance) -> int:
@@ -47,7 +52,8 @@ def ask_all(config: EvaluateConfig, store: Store, pending: list[Asked], done: di
         backend = open_backend(config, weights=processes == 1)
         model = ModelIdentity(backend.model, backend.dtype, backend.name)
         for task in pending:
-            rows, items, requests = _ask(config, backend, store, model, task, built.pop(task.facts.name), advance)
+            slices = {"computes": processes == 1, "random_seed": config.seed}
+            rows, items, requests = _ask(config, backend, store, model, task, slices, built.pop(task.facts.name), advance)
             done[task.facts.name] = rows, items
             computed += requests
             advance(1, task.facts.name)
@@ -65,7 +71,7 @@ def _preflight(config: EvaluateConfig, pending: list[Asked]) -> dict[str, Any]:
         chat_template=config.chat_template,
         model_folder=local_folder(config.model_folder, config.cluster) if config.in_process else None,
         validation=config.validation,
-        command=f"iberlm prefetch evaluate suite={config.suite.name} --out BUNDLE",
+        command=shlex.join(["iberlm", "prefetch", "evaluate", *suite_words(config.suite), "--out", "BUNDLE"]),
         built=built,
     )
     if problems:
@@ -90,7 +96,7 @@ def answer_tasks(config: EvaluateConfig, tasks: list[Asked], rank: int, ranks: i
         for asked in tasks:
             with Journal(store.folder, _journal_name(model, asked), f"{rank} of {ranks}") as journal:
                 task = asked.load(config)
-                _harness(config, StoredLM(backend, Slices(journal, rank, ranks), _responses(store, model, asked, task)), asked, task)
+                _harness(config, StoredLM(backend, Slices(journal, rank, ranks, random_seed=config.seed), _responses(store, model, asked, task)), asked, task)
 
 
 def _journal_name(model: ModelIdentity, asked: Asked) -> str:
@@ -99,13 +105,14 @@ def _journal_name(model: ModelIdentity, asked: Asked) -> str:
 
 def _responses(store: Store, model: ModelIdentity, asked: Asked, task: Any) -> dict[str, list[Any]]:
     """Answers of the store to this version of the task, by prompt hash."""
+    return {name: json.loads(row["responses"]) for name, row in _held(store, model, asked, task).items()}
+
+
+def _held(store: Store, model: ModelIdentity, asked: Asked, task: Any) -> dict[str, dict[str, Any]]:
+    """The earliest item row of each prompt hash, whatever else the task asked then."""
     conditions = (str(task.VERSION), _shots(task))
-    held = store.answered(model.key, asked.facts.name).values()
-    return {
-        row["prompt_hash"]: json.loads(row["responses"])
-        for row in held
-        if same_conditions(row, model, asked) and (row["version"], row["num_fewshot"]) == conditions
-    }
+    rows = [row for row in store.answered(model.key, asked.facts.name) if same_conditions(row, model, asked)]
+    return {row["prompt_hash"]: row for row in reversed(rows) if (row["version"], row["num_fewshot"]) == conditions}
 
 
 def _shots(task: Any) -> int:
@@ -129,7 +136,9 @@ def _harness(config: EvaluateConfig, lm: StoredLM, asked: Asked, task: Any) -> A
         raise type(error)(f"{asked.facts.name}: {error}") from error
 
 
-def _ask(config: EvaluateConfig, backend: Backend, store: Store, model: ModelIdentity, asked: Asked, task: Any, advance: Advance) -> tuple[Rows, Rows, int]:
+def _ask(
+    config: EvaluateConfig, backend: Backend, store: Store, model: ModelIdentity, asked: Asked, given: dict[str, Any], task: Any, advance: Advance
+) -> tuple[Rows, Rows, int]:
     """Ask one task and store its items and results."""
     name, count = asked.facts.name, 0
 
@@ -141,7 +150,7 @@ def _ask(config: EvaluateConfig, backend: Backend, store: Store, model: ModelIde
     asked.prepare(task, config.seed)  # the rehearsal has drawn examples
     journal_name = _journal_name(model, asked)
     with writing(store.folder, journal_name), Journal(store.folder, journal_name) as journal:
-        slices = Slices(journal, done=done)
+        slices = Slices(journal, done=done, **given)
         lm = StoredLM(backend, slices, _responses(store, model, asked, task))
         found = _harness(config, lm, asked, task)
         values = {key: float(value) for key, value in found["results"][name].items() if "," in key and not key.partition(",")[0].endswith("_stderr")}
@@ -151,16 +160,15 @@ def _ask(config: EvaluateConfig, backend: Backend, store: Store, model: ModelIde
             raise ConfigError(f"{name}: the task has no metric {error}; it has {', '.join(values)}. Mend its entry in eval/catalogue") from error
         stamp = _stamp(config, backend, model)
         items = [row | stamp for row in item_rows(asked, task, found["samples"][name], metrics, lm.prompt_hashes, lm.truncated)]
-        held = store.answered(model.key, name)
+        held = _held(store, model, asked, task)
         for row in items:
             row["key"] = item_key(row)
-            if (before := held.get((row["key"], row["item"]))) is not None:
-                row["truncated"] = before["truncated"]
+            if (before := held.get(row["prompt_hash"])) is not None:
+                row |= {column: before[column] for column in ANSWERED}
         scoring = Scoring(asked.facts, metrics, config.seed, _chance(asked.facts, metrics[0].name, items))
         rows = [row | _about(config, asked, items) | stamp for row in result_rows(scoring, items, None, values)]
-        # who answered first, and when, stays; but not a score that is computed otherwise by now
-        items = [before if (before := held.get((row["key"], row["item"]))) and before["metrics"] == row["metrics"] else row for row in items]
-        store.append([row for row in items if (row["key"], row["item"]) not in held], rows)
+        there = {(row["key"], row["item"]) for row in store.answered(model.key, name) if row["task_key"] == asked.key}
+        store.append([row for row in items if (row["key"], row["item"]) not in there], rows)
         journal.discard()
     return rows, items, slices.computed
 
@@ -175,7 +183,7 @@ def _stamp(config: EvaluateConfig, backend: Backend, model: ModelIdentity) -> di
         "model_name": model_name(config),
         "device": backend.device,
         "batch": batch if model.backend == "transformers" else "by the server",
-        "software": json.dumps(backend.software, sort_keys=True),
+        "software": json.dumps(backend.software | {"iberlm": code_version()}, sort_keys=True),
         "created": time.time(),
     }
 
@@ -183,25 +191,18 @@ def _stamp(config: EvaluateConfig, backend: Backend, model: ModelIdentity) -> di
 def _about(config: EvaluateConfig, asked: Asked, items: Rows) -> dict[str, Any]:
     """Columns of results that tell what was asked."""
     facts, data = asked.facts, asked.staged
-    return {
+    return about_task(facts) | {
         "parameters": parameters(local_folder(config.model_folder, config.cluster)) if config.in_process else None,
         "task": facts.name,
         "version": items[0]["version"],
         "task_key": asked.key,
         "suite": config.suite.name,
-        "language": facts.language,
-        "family": facts.family,
-        "measures": facts.measures,
         "num_fewshot": items[0]["num_fewshot"],
         "template": asked.template,
         "limit": config.limit,
         "seed": config.seed,
         "prompts_hash": prompts_hash(items),
-        "dataset": facts.dataset,
         "revision": data.revision if data is not None else facts.revision,
-        "licence": facts.licence,
-        "synthetic": facts.synthetic,
-        "human_reviewed": facts.human_reviewed,
         "command": command_of(config, facts),
         "step": step(config),
     }

@@ -72,7 +72,8 @@ class TaskFacts:
     group: str = ""
     """Key of the record by which results are also split (phenomenon, subject)."""
     synthetic: bool = False
-    human_reviewed: bool = True
+    human_reviewed: bool | None = None
+    """Whether people have approved every item; None where nobody has said, as of most data of others."""
     raw_text: bool = False
     """Whether texts are scored as they are: such a task never goes into a chat template."""
     repairs: str = ""
@@ -308,7 +309,7 @@ def _page_row(facts: TaskFacts) -> str:
     own = facts.source == OWN
     name = f"*`{facts.name}`*" if own else f"`{facts.name}`"
     if own:
-        data = "own items" + (", synthetic" if facts.synthetic else "") + ("" if facts.human_reviewed else ", not reviewed")
+        data = "own items" + (", synthetic" if facts.synthetic else "") + (", not reviewed" if facts.human_reviewed is False else "")
     else:
         data = f"[{facts.dataset}](https://huggingface.co/datasets/{facts.dataset})" + (f" {facts.dataset_config}" if facts.dataset_config else "")
     link = f"[{facts.licence}]({facts.licence_evidence})" if facts.licence_evidence.startswith("http") else facts.licence

@@ -20,6 +20,9 @@ from iberlm.evaluate.statistics.intervals import Interval
 from iberlm.evaluate.statistics.paired import Difference, holm, mean_difference, paired_corpus_difference, paired_difference, paired_ratio_difference
 from iberlm.evaluate.statistics.power import ALPHA
 
+LEAST_ITEMS, LEAST_CLUSTERS = 20, 10
+"""Below them the tests were not simulated (benchmarks/evaluate_simulation.py): no model is called better."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
@@ -33,9 +36,15 @@ class Verdict:
     p_holm: float = math.nan
 
     @property
+    def too_few(self) -> bool:
+        """Whether there are fewer items, or passages that they share, than the simulated tests hold their level for."""
+        interval = self.difference.interval
+        return interval.n < LEAST_ITEMS or interval.clusters < LEAST_CLUSTERS
+
+    @property
     def better(self) -> str:
-        """ "A", "B", or "" where no difference can be seen."""
-        if math.isnan(self.p_holm) or self.p_holm > ALPHA or not self.difference.interval.value:
+        """ "A", "B", or "" where no difference can be seen, or where there is too little to judge by."""
+        if self.too_few or math.isnan(self.p_holm) or self.p_holm > ALPHA or not self.difference.interval.value:
             return ""
         return "A" if (self.difference.interval.value > 0) == self.higher_is_better else "B"
 
@@ -193,6 +202,7 @@ def _task(pair: Pair, seed: int) -> TaskVerdict | NotCompared:
     difference = _difference(metric.aggregation, values[0], values[1], clusters, seed)
     if intervals[0] is None or intervals[1] is None or difference is None:
         return NotCompared(pair.task, pair.language, f"lm-eval has no aggregation '{metric.aggregation}'")
+    few = difference.interval.n < LEAST_ITEMS or difference.interval.clusters < LEAST_CLUSTERS
     bounded = result["chance"] is not None and result["best"] is not None
     return TaskVerdict(
         language=pair.language,
@@ -206,7 +216,7 @@ def _task(pair: Pair, seed: int) -> TaskVerdict | NotCompared:
         best=result["best"],
         averaged=bool(pair.a["averaged"] and pair.b["averaged"] and bounded and len(pair.items) >= MIN_ITEMS),
         changed=_changed(pair.items),
-        remarks=pair.remarks,
+        remarks=pair.remarks + ([f"fewer than {LEAST_ITEMS} items (or {LEAST_CLUSTERS} passages): too few to judge by"] if few else []),
     )
 
 
@@ -227,9 +237,17 @@ def _changed(items: list[tuple[Row, Row]]) -> list[dict[str, Any]]:
     for a, b in items:
         scored = a["score"] is not None and b["score"] is not None
         if a["score"] != b["score"] if scored else a["prediction"] != b["prediction"]:
-            entry = {"item": a["item"], "id": a["id"], "target": a["target"], "a": a["prediction"], "b": b["prediction"]}
+            entry = {"item": a["item"], "id": a["id"], "prompt": a["prompt"], "target": a["target"], "a": a["prediction"], "b": b["prediction"]}
+            entry |= {name: _text(a["choices"], entry[name]) for name in ("target", "a", "b")}
             found.append(entry | {"score_a": _number(a["score"]), "score_b": _number(b["score"])})
     return sorted(found, key=lambda entry: (-abs((entry["score_a"] or 0.0) - (entry["score_b"] or 0.0)), entry["item"]))
+
+
+def _text(choices: list[str] | None, answer: str | None) -> str | None:
+    """An answer as text: of a choice what it says, not its number."""
+    if answer is None or not choices or not answer.isdigit() or int(answer) >= len(choices):
+        return answer
+    return choices[int(answer)]
 
 
 def _language(language: str, tasks: list[TaskVerdict]) -> LanguageVerdict | str:

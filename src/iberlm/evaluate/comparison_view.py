@@ -9,6 +9,8 @@ from iberlm.evaluate.statistics.power import ALPHA
 
 HEADER = ("task", "metric", "items", "A", "B", "A - B", "95% interval", "p", "Holm", "unseen below", "only A", "only B", "better")
 _LEFT = 2
+_QUESTION = 60
+"""Characters of a prompt's end that are shown of an item."""
 _DISPENSABLE = (("metric",), ("p",), ("only A", "only B"), ("items",), ("unseen below",), ("A", "B"))
 """Columns that a narrow terminal goes without, the first one first."""
 
@@ -122,7 +124,8 @@ def _changed(change: dict[str, object]) -> str:
     answers = f"A {_short(change['a'])}, B {_short(change['b'])}" if change["a"] is not None or change["b"] is not None else "no answer of its own"
     scores = "" if change["score_a"] is None else f"; scores {change['score_a']:.3g} and {change['score_b']:.3g}"
     target = "" if change["target"] is None else f"; right {_short(change['target'])}"
-    return f"{change['id']}: {answers}{target}{scores}"
+    question = " ".join(str(change["prompt"] or "").split())[-_QUESTION:]
+    return f"{change['id']}: {f'…{question} ' if question else ''}{answers}{target}{scores}"
 
 
 def _short(text: object, characters: int = 40) -> str:

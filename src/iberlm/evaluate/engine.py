@@ -59,9 +59,11 @@ def evaluate_tasks(config: EvaluateConfig, tasks: list[Asked]) -> Evaluated:
             computed = ask_all(config, store, pending, done, advance)
     results, items = Rows(), Rows()
     for task in tasks:
-        rows, answers = _with_contamination(config, task.facts, *done[task.facts.name], seen)
+        rows, answers = done[task.facts.name]
+        # the primary metric first, as the rows of a task that was just asked
         rows = sorted(rows, key=lambda row: (bool(row["group"]), not row["primary"], row["group"], row["metric"]))
-        results += [row | {"suite": config.suite.name, "model_name": model_name(config), "step": step(config)} for row in rows]
+        rows, answers = _with_contamination(config, task.facts, rows, answers, seen)
+        results += [row | about_task(task.facts) | {"suite": config.suite.name, "model_name": model_name(config), "step": step(config)} for row in rows]
         items += answers
     return Evaluated(results, items, computed)
 
@@ -69,6 +71,11 @@ def evaluate_tasks(config: EvaluateConfig, tasks: list[Asked]) -> Evaluated:
 def model_name(config: EvaluateConfig) -> str:
     """As the user calls the model: its folder, its name on the hub, or its name on a server."""
     return config.backend.model or config.model_folder
+
+
+def about_task(facts: TaskFacts) -> dict[str, Any]:
+    """Columns of results that tell of the task and decide no number: as the catalogue and the reviews have them today."""
+    return {name: getattr(facts, name) for name in ("language", "family", "measures", "dataset", "licence", "synthetic", "human_reviewed")}
 
 
 def step(config: EvaluateConfig) -> int | None:
@@ -84,13 +91,8 @@ def stored(store: Store, model: ModelIdentity, task: Asked) -> tuple[Rows, Rows]
     primary = next((row for row in rows if row["primary"] and not row["group"]), None)
     if primary is None:
         return None
-    chosen: dict[int, dict[str, Any]] = {}
-    for item in store.answered(model.key, task.facts.name).values():
-        alike = same_conditions(item, model, task) and (item["version"], item["num_fewshot"]) == (primary["version"], primary["num_fewshot"])
-        # of an item whose text has changed since, the one that was asked under this key
-        if alike and (item["item"] not in chosen or item["task_key"] == task.key):
-            chosen[item["item"]] = item
-    items = [chosen[number] for number in sorted(chosen)][: primary["n"]]
+    items = [item for item in store.answered(model.key, task.facts.name) if item["task_key"] == task.key and same_conditions(item, model, task)]
+    items.sort(key=lambda item: item["item"])
     if len(items) != primary["n"] or prompts_hash(items) != primary["prompts_hash"]:
         return None
     return rows, items

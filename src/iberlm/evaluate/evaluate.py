@@ -41,7 +41,19 @@ def run(config: EvaluateConfig, inputs: list[Manifest], out: Path) -> Manifest:
     if config.dry_run and _before_its_inputs(config):
         raise WouldRunError(STAGE, out.absolute())
     config.store = config.store or str(out.absolute().parent / "store")
-    return run_stage(STAGE, VERSION, _body, config, inputs, out, fingerprint=_fingerprint(config))
+    done: list[bool] = []
+
+    def body(config: EvaluateConfig, inputs: list[Manifest], out: Path, record: Record) -> None:
+        done.append(True)
+        _body(config, inputs, out, record)
+
+    # an evaluation that is refused or fails leaves the table of an earlier one as it is
+    manifest = run_stage(STAGE, VERSION, body, config, inputs, out, fingerprint=_fingerprint(config), replaces_late=True)
+    if not done:
+        from iberlm.evaluate.results import print_table
+
+        print_table(*(json.loads(manifest.path(name).read_text(encoding="utf-8")) for name in (TABLE, LANGUAGE_TABLE)))
+    return manifest
 
 
 def _before_its_inputs(config: EvaluateConfig) -> bool:
@@ -87,6 +99,7 @@ def _body(config: EvaluateConfig, inputs: list[Manifest], out: Path, record: Rec
     if not tasks:
         raise DataError("evaluate: no task of the suite can be asked; the log above says why")
     found = evaluate_tasks(config, tasks)
+    record.replace_earlier()
     write_results(out / RESULTS, found.results)
     record.output(out / RESULTS, len(found.results))
     write_items(out / ITEMS, found.items)

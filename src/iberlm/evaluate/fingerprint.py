@@ -13,11 +13,14 @@ from typing import Any
 from iberlm.core.errors import ConfigError, CorruptError, DataError
 from iberlm.core.files import sha256_file, sha256_json
 from iberlm.core.languages import file_safe
-from iberlm.core.manifest import Output, find_manifest
+from iberlm.core.manifest import FILE_NAME, Output, find_manifest
 
 WEIGHTS = "*.safetensors"
+_KINDS = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+"""Types of number by their names in safetensors."""
 _SETTINGS = (
     "config.json",
+    "adapter_config.json",
     "generation_config.json",
     "*.safetensors.index.json",
     "tokenizer*",
@@ -53,12 +56,21 @@ def model_key(folder: Path) -> str:
     return sha256_json(model_files(folder))
 
 
+def loaded_key(folder: Path, context_tokens: int) -> str:
+    """`model_key`, and where the context is set to less than the model's own (0: it is not), also that: it decides where prompts are cut off."""
+    return sha256_json([model_key(folder), context_tokens]) if context_tokens else model_key(folder)
+
+
 def model_dtype(folder: Path, dtype: str) -> str:
-    """The type of number that `dtype` means for this model: `auto` is what its config.json names, float32 where that names none."""
+    """The type of number that `dtype` means for this model: `auto` is what its config.json names, else that of its first weight."""
     if dtype != "auto":
         return dtype
     described = _read_json(folder / "config.json")
-    return str(described.get("dtype") or described.get("torch_dtype") or "float32").removeprefix("torch.")
+    if named := described.get("dtype") or described.get("torch_dtype"):
+        return str(named).removeprefix("torch.")
+    headers = [_header(path) for path in sorted(folder.glob(WEIGHTS))]
+    kinds = [entry["dtype"] for header in headers for name, entry in (header or {}).items() if name != "__metadata__"]
+    return next((_KINDS[kind] for kind in kinds if kind in _KINDS), "float32")
 
 
 def chat_template_key(folder: Path) -> str:
@@ -77,17 +89,21 @@ def context_tokens(folder: Path) -> int | None:
 
 
 def parameters(folder: Path) -> int | None:
-    """Number of weights, from the headers of the safetensors files (eight bytes of length, then JSON); None when a header cannot be read."""
-    total = 0
-    for path in folder.glob(WEIGHTS):
-        try:
-            with path.open("rb") as stream:
-                (length,) = struct.unpack("<Q", stream.read(8))
-                header = json.loads(stream.read(min(length, 1 << 28)))
-        except (OSError, ValueError, struct.error):
-            return None
-        total += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
-    return total
+    """Number of weights, from the headers of the safetensors files; None when one cannot be read."""
+    headers = [_header(path) for path in folder.glob(WEIGHTS)]
+    if any(header is None for header in headers):
+        return None
+    return sum(int(math.prod(entry["shape"])) for header in headers for name, entry in (header or {}).items() if name != "__metadata__")
+
+
+def _header(path: Path) -> dict[str, Any] | None:
+    """What a safetensors file says of its tensors: eight bytes of length, then JSON. None when it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            return dict(json.loads(stream.read(min(length, 1 << 28))))
+    except (OSError, ValueError, struct.error):
+        return None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -115,11 +131,14 @@ def validation_files(folder: Path, languages: list[str]) -> dict[str, str | None
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of a file: from the manifest of its folder or of the one above where that lists it in this size, else by reading it."""
+    """SHA-256 of a file: from the manifest of its folder or of the one above, else by reading it.
+
+    A manifest is believed where it lists the file in this size, and the file is not newer: weights of one architecture all have one size.
+    """
     path = path.resolve()
     for folder in (path.parent, path.parent.parent):
         for output in _listed(folder):
-            if folder / output.path == path and output.bytes == path.stat().st_size:
+            if folder / output.path == path and output.bytes == path.stat().st_size and path.stat().st_mtime_ns <= (folder / FILE_NAME).stat().st_mtime_ns:
                 return output.sha256
     return sha256_file(path)
 

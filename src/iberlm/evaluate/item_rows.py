@@ -79,6 +79,8 @@ def _score(primary: Metric, values: dict[str, Any]) -> tuple[float | None, float
     value = values.get(primary.key)
     if primary.aggregation == "bits_per_byte" and isinstance(value, list | tuple):
         loglikelihood, size = value
+        if not size:
+            return None, 0.0
         return -loglikelihood / math.log(2) / size, float(size)
     return (float(value) if isinstance(value, SupportsFloat) else None), 1.0
 

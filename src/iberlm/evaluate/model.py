@@ -31,7 +31,7 @@ def load_model(config: EvaluateConfig, *, weights: bool = True) -> tuple[Any, An
             with torch.device("meta"):
                 return AutoModelForCausalLM.from_config(described, dtype=getattr(torch, model_dtype(folder, config.dtype)), trust_remote_code=False), tokenizer
         model, report = AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=config.dtype, use_safetensors=True, output_loading_info=True, **placement, **offline
+            str(folder), dtype=getattr(torch, model_dtype(folder, config.dtype)), use_safetensors=True, output_loading_info=True, **placement, **offline
         )
         model = model if placement else model.to(device)
     except torch.OutOfMemoryError as error:

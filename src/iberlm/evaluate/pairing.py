@@ -17,7 +17,7 @@ NEED_SAME = ("num_fewshot", "template")
 """Of these, what makes the questions different ones: two models are compared across them only when that is asked for."""
 ITEM_COLUMNS = (
     "model", "model_name", "task", "version", "prompt_hash", "num_fewshot", "template", "backend", "dtype", "task_key", "language", "item", "id", "item_hash",
-    "cluster", "target", "prediction", "metrics", "score", "created",
+    "cluster", "prompt", "choices", "target", "prediction", "metrics", "score", "created",
 )  # fmt: skip
 """Of the item rows, what a comparison reads."""
 _NAMES = {"num_fewshot": "solved examples", "template": "chat template", "dtype": "type of number", "backend": "backend"}
@@ -156,14 +156,14 @@ def _ways(ways: Sequence[Row], chosen: Row, label: str) -> list[str]:
 def _items_of(items: pa.Table, way: Row) -> dict[tuple[str, int], Row]:
     """Items of a task asked in one way, in order, by record and by which of equal records they are.
 
-    An item that was answered under another task key (a smaller part of the task) is one of them; of two answers that of this key is taken.
+    They are those of the result: an item that was answered under another task key has a row of its own under this one.
     """
     mask = pc.equal(items["task"], way["task"])
-    for name in _SAME_WAY:
+    for name in ("task_key", *_SAME_WAY):
         mask = pc.and_(mask, pc.equal(items[name], pa.scalar(way[name], ITEM_SCHEMA.field(name).type)))
     places: dict[int, Row] = {}
     rows = items.filter(mask).to_pylist()
-    for row in sorted(rows, key=lambda row: (row["item"], row["task_key"] == way["task_key"], row["created"] or 0.0)):
+    for row in sorted(rows, key=lambda row: (row["item"], row["created"] or 0.0)):
         places[row["item"]] = row
     found: dict[tuple[str, int], Row] = {}
     seen: dict[str, int] = {}

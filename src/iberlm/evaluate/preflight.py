@@ -69,8 +69,8 @@ def preflight(
                 task._instances = None
                 task.set_fewshot_seed(seed)  # the rehearsal drew solved examples: who asks next draws the same as from a fresh task
                 built[facts.name] = task
-    where = " or ".join(map(str, data)) or "neither `data` nor `cluster.bundle`, of which none is given"
-    problems += [f"{', '.join(names)}: {title} is not in {where}" for title, names in absent.items()]
+    where = f"is not in {' or '.join(map(str, data))}" if data else "is nowhere; give data=FOLDER"
+    problems += [f"{', '.join(names)}: {title} {where}" for title, names in absent.items()]
     return [*problems, f"what is missing or damaged is gathered, where there is internet, with: {command}"] if absent else problems
 
 

@@ -52,7 +52,9 @@ def rehearse(task: Any, facts: TaskFacts, shots: int, context: int | None, lengt
         found.problems.append(f"its items cannot be rendered with {shots} solved examples ({type(error).__name__}: {error})")
         return found
     found.problems.extend(_scored(task, facts, docs, prompts))
-    if context is not None and task.OUTPUT_TYPE != _ROLLING:  # documents are scored in windows
+    if context is not None and _answer_tokens(task) >= context:
+        found.problems.append(f"asks for answers of {_answer_tokens(task)} tokens, and the model's context has {context}; leave it out of suite.tasks")
+    elif context is not None and task.OUTPUT_TYPE != _ROLLING:  # documents are scored in windows
         found.remarks.extend(_too_long(task, docs, shots, context, length))
     return found
 
@@ -141,14 +143,22 @@ def _too_long(task: Any, docs: Any, shots: int, context: int, length: Length) ->
     texts = [prompt] if isinstance(prompt, str) else prompt
     answer = 0.0
     if task.OUTPUT_TYPE == "generate_until":
-        settings = task.get_config("generation_kwargs") or {}
-        answer = float(settings.get("max_gen_toks", settings.get("max_new_tokens", 256)))  # lm-eval's default
+        answer = float(_answer_tokens(task))
     elif task.OUTPUT_TYPE == "multiple_choice" and not task.multiple_input:
         answer = max(length(choice) for choice in task.doc_to_choice(doc))
     needed = max(length(text) for text in texts) + answer
     if needed > context:
         fewer = f"; fewer solved examples than {shots} shorten it" if shots else ""
         yield f"its longest item has some {needed:,.0f} tokens, and the model's context {context:,}: the beginning of such items is cut off{fewer}"
+
+
+def _answer_tokens(task: Any) -> int:
+    """How many tokens may be generated; 0 where nothing is."""
+    if task.OUTPUT_TYPE != "generate_until":
+        return 0
+    settings = task.get_config("generation_kwargs") or {}
+    names = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # as lm-eval takes them
+    return int(next((settings[name] for name in names if name in settings), 256))  # lm-eval's default
 
 
 def _longest(docs: Any) -> int:

@@ -1,5 +1,6 @@
 """What the stage publishes: its rows as Parquet, the table of families by languages, and the mean of each language."""
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,8 +86,8 @@ def language_table(results: Rows) -> dict[str, dict[str, Any]]:
         rows = [row for row in whole(results) if row["language"] == language]
         if not rows:
             continue
-        tasks = [_normalised(row) for row in rows if row["averaged"]]
-        left_out = [{"task": row["task"], "why": _why(row)} for row in rows if not row["averaged"]]
+        tasks = [_normalised(row) for row in rows if _counts(row)]
+        left_out = [{"task": row["task"], "why": _why(row)} for row in rows if not _counts(row)]
         mean = language_mean(tasks) if tasks else None
         found[language] = {
             "value": mean.value if mean else None,
@@ -98,7 +99,13 @@ def language_table(results: Rows) -> dict[str, dict[str, Any]]:
     return found
 
 
+def _counts(row: dict[str, Any]) -> bool:
+    return bool(row["averaged"]) and all(row[name] is not None and math.isfinite(row[name]) for name in ("value", "low", "high"))
+
+
 def _why(row: dict[str, Any]) -> str:
+    if row["averaged"]:
+        return "no interval"
     if row["chance"] is None or row["best"] is None:
         return "no scale from chance to best"
     return "shows a preference" if row["measures"] in NOT_AVERAGED else f"{row['n']} items, fewer than {MIN_ITEMS}"
@@ -106,7 +113,7 @@ def _why(row: dict[str, Any]) -> str:
 
 def _normalised(row: dict[str, Any]) -> Normalised:
     interval = Interval(value=row["value"], stderr=row["stderr"], low=row["low"], high=row["high"], n=row["n"], clusters=row["clusters"])
-    return Normalised(task=row["task"], interval=interval, chance=row["chance"], best=row["best"], higher_is_better=bool(row["higher_is_better"]))
+    return Normalised(task=row["task"], interval=interval, chance=row["chance"], best=row["best"], higher_is_better=row["higher_is_better"] is not False)
 
 
 def variety_table(items: Rows) -> dict[str, Any]:
@@ -132,10 +139,13 @@ def print_table(table: Table, languages: dict[str, dict[str, Any]]) -> None:
     tags = [tag for tag in LANGUAGES if any(tag in cells for cells in table.values())]
     header = ["task", "metric", "chance", *tags]
     rows = [[family, *_first(cells), *(_shown(cells.get(tag)) for tag in tags)] for family, cells in table.items()]
-    if any(languages[tag]["value"] is not None for tag in tags):
+    if means := any(languages[tag]["value"] is not None for tag in tags):
         rows.append(["mean", "0 chance, 100 best", "", *(_mean(languages[tag]) for tag in tags)])
     notes = ["95% intervals in brackets"]
     notes += [f"* {family}, {tag}: {cell['note']}" for family, cells in table.items() for tag, cell in cells.items() if cell["note"]]
+    if means:
+        counted = {tag: ", ".join(languages[tag]["tasks"]) for tag in tags if languages[tag]["tasks"]}
+        notes.append(f"in the mean: {'; '.join(f'{tag}: {names}' for tag, names in counted.items())}")
     notes += [f"not in the mean: {_left_out(languages)}"] if any(languages[tag]["left_out"] for tag in tags) else []
     if sys.stdout.isatty():
         _print_rich(header, rows, notes)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from iberlm.core.errors import ConfigError, DataError
+from iberlm.core.errors import ConfigError, DataError, ResourceError
 from iberlm.core.files import sha256_json
 from iberlm.evaluate.store.journal import Journal
 
@@ -27,10 +27,16 @@ class Slices:
     of: int = 1
     done: Callable[[int], None] = lambda _: None
     """Called with the number of requests that were computed."""
+    computes: bool = True
+    """Whether this process can compute; else all must be in the journal."""
+    random_seed: int = 0
     counted: int = 0
+    seed: int = 0
+    """Of the slice that is computed: follows from `random_seed` and the slice."""
     computed: int = 0
     """Requests that this process answered itself."""
     _known: dict[str, list[Any]] | None = None
+    _occurrences: dict[str, int] = field(default_factory=dict)
 
     def take(self, identity: Any, requests: int, compute: Callable[[], list[Any]]) -> list[Any]:
         """The answers of the next slice: from the journal, or computed and noted; empty where another process computes them."""
@@ -38,11 +44,19 @@ class Slices:
             self._known = self.journal.read()
         mine = self.counted % self.of == self.number
         self.counted += 1
-        name = sha256_json(identity)
+        content = sha256_json(identity)
+        occurrence = self._occurrences.get(content, 0)  # sampled answers to one prompt are slices of their own
+        self._occurrences[content] = occurrence + 1
+        name = sha256_json([content, occurrence])
         if name in self._known:
             return self._known[name]
         if not mine:
             return []
+        if not self.computes:
+            raise ResourceError(
+                "answers are missing in the journal: a process that shared the items ended early, or another evaluation came between; run it again"
+            )
+        self.seed = int(sha256_json([self.random_seed, name])[:15], 16)
         answers = compute()
         self.journal.note(name, answers)
         self.computed += requests

@@ -17,7 +17,7 @@ from typing import Any
 
 import aiohttp
 from lm_eval.models.openai_completions import LocalChatCompletion, LocalCompletionsAPI
-from lm_eval.models.utils import chunks, has_bos_prefix, postprocess_generated_text
+from lm_eval.models.utils import chunks, has_bos_prefix, normalize_gen_kwargs, postprocess_generated_text
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_exponential
 
@@ -97,13 +97,11 @@ class _Server:
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """Texts, ended before their stop strings, also where the server takes fewer of these than a task has."""
-        for request in requests:
-            self._check_length(request)
         found = super().generate_until(requests, disable_tqdm)  # type: ignore[misc]
         return [postprocess_generated_text(text, request.args[1].get("until"), None) for text, request in zip(found, requests, strict=True)]
 
-    def _check_length(self, request: Any) -> None:
-        """Note a prompt that is cut short. Without a tokenizer only the server knows."""
+    def look_for_cuts(self, request_type: str, requests: Sequence[Any]) -> None:
+        """Note prompts that will be cut short. Without a tokenizer only the server knows."""
 
     def _create_payload(self, messages: Any, generate: bool = False, gen_kwargs: dict[str, Any] | None = None, **options: Any) -> dict[str, Any]:
         if generate and gen_kwargs and gen_kwargs.get("do_sample") and "temperature" not in gen_kwargs:
@@ -148,17 +146,22 @@ class Completions(_Server, LocalCompletionsAPI):  # type: ignore[misc]
         return totals
 
     def _loglikelihood_tokens(self, requests: Sequence[Any], **options: Any) -> list[tuple[float, bool]]:
-        for text, context, continuation in requests:
+        for text, _, continuation in requests:
             if len(continuation) >= self.max_length:
                 raise DataError(f"an answer of {len(continuation)} tokens does not fit the context of {self.max_length + 1}: '{str(text)[:60]}'")
-            if text is not None and len(context) + len(continuation) > self.max_length:
-                self.cut.add(text)
         return list(super()._loglikelihood_tokens(requests, **options))
 
-    def _check_length(self, request: Any) -> None:
+    def look_for_cuts(self, request_type: str, requests: Sequence[Any]) -> None:
         if not self.tokenized_requests:
             return
-        limit = int(request.args[1].get("max_gen_toks", self._max_gen_toks))
+        for request in requests:
+            if request_type == "generate_until":
+                self._check_length(request)
+            elif request_type == "loglikelihood" and request.args[0] and sum(map(len, self._encode_pair(*request.args))) > self.max_length:
+                self.cut.add(texts_of(request.args))
+
+    def _check_length(self, request: Any) -> None:
+        limit = int(normalize_gen_kwargs(request.args[1], self._max_gen_toks)["max_gen_toks"])
         if limit >= self.max_length:
             raise ConfigError(f"the task asks for answers of {limit} tokens, and the model's context has {self.max_length + 1}; leave the task out")
         if len(self.tok_encode(request.args[0])) > self.max_length - limit:
@@ -237,6 +240,7 @@ class ServerBackend(Backend):
         self.lm.cut = set()
         try:
             with _silent():
+                self.lm.look_for_cuts(request_type, requests)  # of all, also of those that the journal answers
                 return super().answer(request_type, requests, slices)
         except PassingError as error:
             raise error.meaning from None

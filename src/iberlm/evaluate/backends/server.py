@@ -7,6 +7,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from iberlm.core.cluster import ClusterConfig
 from iberlm.core.errors import ConfigError, DataError, ResourceError
@@ -46,8 +47,10 @@ def ask_server(config: BackendConfig, cluster: ClusterConfig) -> Server:
     meta = entry.get("meta")
     measured: dict[str, Any] = meta if isinstance(meta, dict) else {}
     said: dict[str, Any] = {name: entry.get(name) for name in _SAID} | {name: measured.get(name) for name in _MEASURED}
-    key = sha256_json({"said": said, "model": config.model, "revision": config.revision, "tokenizer": tokenizer_files(config, cluster)})
     context = config.context_tokens or next((value for value in (entry.get("max_model_len"), measured.get("n_ctx")) if isinstance(value, int)), None)
+    # where a prompt is cut off decides what is answered
+    who = {"said": said, "model": config.model, "revision": config.revision, "context": context}
+    key = sha256_json(who | {"tokenizer": tokenizer_files(config, cluster)})
     return Server(key, str(entry.get("owned_by") or ""), context)
 
 
@@ -81,9 +84,20 @@ def refusal(config: BackendConfig, status: int, body: str) -> Exception:
     return DataError(f"{said}; the server does not take the request")
 
 
+class _SameServer(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect to another server: the key would go with it."""
+
+    def redirect_request(self, request: Any, *rest: Any) -> Any:
+        address = rest[-1]
+        before, after = urlsplit(request.full_url), urlsplit(address)
+        if (before.scheme, before.netloc) != (after.scheme, after.netloc):
+            raise ConfigError(f"backend.url: {before.netloc} sends requests on to {after.scheme}://{after.netloc}; give the address of the server itself")
+        return super().redirect_request(request, *rest)
+
+
 def _models(config: BackendConfig) -> list[dict[str, Any]]:
     # proxies of the environment are meant for the internet: a prompt must not leave by one unasked
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _SameServer())
     request = urllib.request.Request(f"{config.url.rstrip('/')}/models", headers=headers(config))  # noqa: S310 - http or https by the settings
     try:
         with opener.open(request, timeout=min(config.timeout_seconds, 30.0)) as response:

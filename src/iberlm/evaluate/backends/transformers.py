@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from lm_eval import utils
 from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils import normalize_gen_kwargs
 
 from iberlm.core.errors import ConfigError, DataError, ResourceError
 from iberlm.core.files import sha256_json
@@ -94,7 +95,8 @@ class SlicedHFLM(HFLM):  # type: ignore[misc]
         for index, request in enumerate(requests):
             grouped.setdefault(sha256_json(plain(request.args[1])), []).append(index)
         for members in grouped.values():
-            limit = int(requests[members[0]].args[1].get("max_gen_toks", self.max_gen_toks))
+            settings = normalize_gen_kwargs(requests[members[0]].args[1], self.max_gen_toks)
+            limit, samples = int(settings["max_gen_toks"]), bool(settings.get("do_sample"))
             room = self.max_length - limit
             if room <= 0:
                 raise ConfigError(f"the task asks for answers of {limit} tokens, and the model's context has {self.max_length}; leave the task out")
@@ -104,9 +106,13 @@ class SlicedHFLM(HFLM):  # type: ignore[misc]
             for start, end in _cuts([min(lengths[index], room) + limit for index in order], self.sequences, self.tokens):
                 part = order[start:end]
 
-                def compute(part: list[int] = part) -> list[Any]:
+                def compute(part: list[int] = part, samples: bool = samples) -> list[Any]:
                     self.batch_size_per_gpu = len(part)
-                    return list(super(SlicedHFLM, self).generate_until([requests[index] for index in part], disable_tqdm=True))
+                    asked = [requests[index] for index in part]
+                    with torch.random.fork_rng(enabled=samples):
+                        if samples:
+                            torch.manual_seed(self.slices.seed)  # the slice's, in whichever process it is computed
+                        return list(super(SlicedHFLM, self).generate_until(asked, disable_tqdm=True))
 
                 found = self.slices.take(["generate_until", [plain(requests[index].args) for index in part]], len(part), compute)
                 for index, answer in zip(part, found, strict=False):

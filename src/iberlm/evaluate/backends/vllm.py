@@ -8,7 +8,7 @@ from iberlm.core.errors import ConfigError, DataError
 from iberlm.core.needs import local_folder
 from iberlm.evaluate.backends import Backend
 from iberlm.evaluate.config import EvaluateConfig
-from iberlm.evaluate.fingerprint import context_tokens, model_dtype, model_key
+from iberlm.evaluate.fingerprint import context_tokens, loaded_key, model_dtype
 
 
 def open_backend(config: EvaluateConfig) -> Backend:
@@ -23,7 +23,7 @@ def open_backend(config: EvaluateConfig) -> Backend:
     return Backend(
         name="vllm",
         lm=_load(config, str(folder), dtype),
-        model=model_key(folder),
+        model=loaded_key(folder, config.backend.context_tokens),
         dtype=dtype,
         device="cuda",
         software={package: importlib.metadata.version(package) for package in ("lm_eval", "vllm", "torch", "transformers")},

@@ -77,12 +77,12 @@ class Task:
     licence: str
     licence_evidence: str
     synthetic: bool
-    human_reviewed: bool
+    human_reviewed: bool | None
 
     @property
     def marks(self) -> list[str]:
         """What a reader of its numbers must know."""
-        return (["synthetic"] if self.synthetic else []) + ([] if self.human_reviewed else ["not human-reviewed"])
+        return (["synthetic"] if self.synthetic else []) + (["not human-reviewed"] if self.human_reviewed is False else [])
 
     @property
     def on_hub(self) -> bool:

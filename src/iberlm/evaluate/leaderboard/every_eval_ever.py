@@ -155,7 +155,7 @@ def _result(task: Task, row: Row) -> dict[str, Any]:
         "licence": task.licence,
         "task_version": row["version"],
         "synthetic": str(task.synthetic).lower(),
-        "human_reviewed": str(task.human_reviewed).lower(),
+        "human_reviewed": "unknown" if task.human_reviewed is None else str(task.human_reviewed).lower(),
     }
     found: dict[str, Any] = {
         "evaluation_result_id": _result_id(row),

@@ -233,7 +233,7 @@ def _task(row: Row, facts: TaskFacts | None) -> Task:
         licence=row["licence"] or (facts.licence if facts else "unknown"),
         licence_evidence=facts.licence_evidence if facts else "",
         synthetic=bool(row["synthetic"]),
-        human_reviewed=row["human_reviewed"] is not False,
+        human_reviewed=row["human_reviewed"],
     )
 
 

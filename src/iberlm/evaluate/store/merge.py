@@ -14,7 +14,7 @@ from iberlm.core.files import disk_errors, publish
 from iberlm.evaluate.store.journal import writing
 from iberlm.evaluate.store.order import distinct
 from iberlm.evaluate.store.schema import ITEM_SCHEMA
-from iberlm.evaluate.store.segment import ITEMS, SCHEMAS, TRIES, check_segment, read_segment, remove_abandoned, segments, write_segment
+from iberlm.evaluate.store.segment import ITEMS, SCHEMAS, TRIES, check_segment, is_whole, read_segment, remove_abandoned, segments, write_segment
 from iberlm.evaluate.store.store import IDENTITY, MARK, Store
 
 COMPACTION = "compaction"
@@ -94,8 +94,8 @@ def _copy_all(into: Path, other: Path) -> int:
 def _copy(into: Path, kind: str, source: Path) -> int:
     """Copy a file unless it is there, or all its rows are in other files; return the number of files written."""
     place = into / kind / source.parent.name / source.name
-    # the same name means the same bytes, unless the one that is there was cut short
-    if (place.exists() and place.stat().st_size == source.stat().st_size) or _brings_nothing(into, kind, source):
+    # the same name means the same bytes, unless the one that is there was damaged since
+    if (place.exists() and is_whole(place)) or _brings_nothing(into, kind, source):
         return 0
     content = source.read_bytes()
     with publish(place) as temporary:

@@ -14,7 +14,8 @@ from iberlm.evaluate.store.schema import ITEM_SCHEMA, RESULT_KEY, RESULT_SCHEMA
 Numbers = npt.NDArray[np.int64]
 WIDE_BYTES = 1 << 30
 _LARGE = {pa.string(): pa.large_string(), pa.list_(pa.string()): pa.large_list(pa.large_string())}
-ITEM_IDENTITY = ("model", "task", "item", "key")
+ITEM_IDENTITY = ("model", "task", "item", "task_key", "key")
+"""An answer is reused under another task key with a row of its own: its scores, target and group are those of that task's data."""
 
 
 class UndecidedError(Exception):
@@ -22,7 +23,7 @@ class UndecidedError(Exception):
 
 
 def earliest(table: pa.Table) -> pa.Table:
-    """Item rows in the order of model, task, item and key, of those that agree in all four the earliest.
+    """Item rows in the order of `ITEM_IDENTITY`, of those that agree in it the earliest.
 
     Of rows of the same instant the first in the order of their content as JSON. `table` may lack columns; raises `UndecidedError`
     where these would have to decide.

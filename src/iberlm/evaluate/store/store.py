@@ -77,7 +77,7 @@ class Store:
                 write_segment(self.folder, kind, part)
 
     def items(self, *, model: str = "", tasks: Iterable[str] = (), keys: Iterable[str] | None = None, columns: Iterable[str] = ()) -> pa.Table:
-        """Item rows, one a (key, item): the earliest, whatever the order of the files. In the order of model, task, item, key.
+        """Item rows, one a (item, task key, key): the earliest, whatever the order of the files. In the order of model, task, item, task key, key.
 
         Empty `model` or `tasks` mean all, `keys=None` too; `columns` (in the order of the schema; all when empty) saves time and memory
         where prompts are not needed. Raises `CorruptError` for a damaged file, `DataError` for one that a newer version wrote.
@@ -90,9 +90,9 @@ class Store:
         """Result rows, of those that agree in `RESULT_KEY` the newest, in the order of that key. Raises as `items`."""
         return self._settled(RESULTS, model, frozenset(tasks), None, list(RESULT_SCHEMA.names), newest)
 
-    def answered(self, model: str, task: str) -> dict[tuple[str, int], dict[str, Any]]:
-        """Item rows of one task by (key, item)."""
-        return {(row["key"], row["item"]): row for row in self.items(model=model, tasks=[task]).to_pylist()}
+    def answered(self, model: str, task: str) -> list[dict[str, Any]]:
+        """Item rows of one task, under all of its keys, the earliest answers first."""
+        return sorted(self.items(model=model, tasks=[task]).to_pylist(), key=lambda row: row["created"] or 0.0)
 
     def check(self) -> Iterator[tuple[Path, IberlmError]]:
         """Read every file, compare its bytes with its name and recompute every key: the files that are not whole, and why."""
