@@ -41,7 +41,7 @@ def list_results(
     finished = _finished(store)
     for start in range(0, len(models), _MODELS_A_BLOCK):
         _print_block(models[start : start + _MODELS_A_BLOCK], start, counts, finished)
-    print(f"{sum(counts.values()):,} items, {len({task for _, task in counts}):,} tasks, {len(models):,} models")
+    print(f"{sum(counts.values()):,} items, {len({task for _, task in counts}):,} tasks, {len(models):,} model{'s' if len(models) != 1 else ''}")
     for line in _journals(store):
         print(line)
 

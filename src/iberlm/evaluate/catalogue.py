@@ -118,7 +118,7 @@ def task_facts(name: str, *, language: str = "", licences: Mapping[str, str] | N
     if facts.licence == UNKNOWN:
         raise ConfigError(
             f"suite: task without licence: nobody has stated one for the data of '{name}' ({facts.dataset}); add it to eval/catalogue/datasets.yml with "
-            f"where it is stated, or name it in suite.licences: {{{name}: SPDX}}"
+            f"where it is stated, or name it: +suite.licences={{{name}: SPDX}}"
         )
     return facts
 
@@ -275,7 +275,7 @@ def _hint(name: str) -> str:
     close = difflib.get_close_matches(name, known, 3, 0.6)
     matches = " or ".join(f"'{match}'" for match in close)
     hint = f"did you mean {matches}?" if close else "docs/reference/evaluation-tasks.md lists them"
-    return f"{hint} (a task of lm-eval's that is not in the catalogue also needs its licence: suite.licences={{{name}: SPDX}})"
+    return f"{hint} (a task of lm-eval's that is not in the catalogue also needs its licence: +suite.licences={{{name}: SPDX}})"
 
 
 _PAGE_HEAD = """# Evaluation tasks
@@ -286,7 +286,7 @@ Every task of the catalogue by language, written by `python -m iberlm.evaluate.c
 - **task**: its name in lm-evaluation-harness. In *italics* our own; with the ending `_iberlm` our version of one of lm-eval's that does not run
   any more, with the same prompts and scores; the others are lm-eval's, read where it is installed.
 - **licence**: of the data, with where it is stated; † nobody has looked it up since it was noted. *unknown*: nobody has stated one. Such a
-  task is in no suite of ours, and is asked only with `suite.licences={TASK: SPDX}`.
+  task is in no suite of ours, and is asked only with `+suite.licences={TASK: SPDX}`.
 - **shots**: solved examples with which the benchmark's authors report it (`num_fewshot=-1` takes these).
 - **chance**: the value of guessing; without one the task is shown, not averaged.
 - **items**: of the split that is asked; empty where it is known when the data are there. Tasks with fewer than LEAST are shown, not averaged.
