@@ -4,7 +4,9 @@ import importlib.util
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -358,3 +360,51 @@ def test_a_stage_through_a_server_has_the_scores_of_the_model_in_this_process_an
     (row, *_) = pq.read_table(second.path("results.parquet")).to_pylist()
     assert (row["backend"], row["dtype"], row["parameters"]) == ("openai", "unknown", None)
     assert "backend.kind=openai" in row["command"]
+
+
+def test_a_longer_context_is_another_model(server: LocalServer, url: str, model: Path) -> None:
+    configs = [server_config(url, model, context_tokens=tokens) for tokens in (0, 40)]
+    keys = [ask_server(config.backend, config.cluster).model for config in configs]
+    assert keys[0] != keys[1]
+
+
+def test_prompts_that_were_cut_are_told_after_a_kill_too(server: LocalServer, url: str, model: Path, tmp_path: Path) -> None:
+    config = server_config(url, model, context_tokens=24)
+    requests = [Instance("loglikelihood", {}, (LONG, " bé"), 0, metadata=("t", 0, 1)), Instance("loglikelihood", {}, ("Bon", " dia"), 1, metadata=("t", 1, 1))]
+    told = []
+    for _ in range(2):  # the second time all comes from the journal
+        backend = opened(config)
+        with Journal(tmp_path, "j") as journal, quiet_harness():
+            backend.answer("loglikelihood", requests, Slices(journal))
+        told.append(backend.truncated())
+    assert told[0] == told[1] == {(LONG, " bé")}
+
+
+def test_the_key_does_not_follow_to_another_server(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    received: list[str | None] = []
+
+    class Elsewhere(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            received.append(self.headers["Authorization"])
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    class Forwarding(Elsewhere):
+        def do_GET(self) -> None:
+            self.send_response(302)
+            self.send_header("Location", f"http://127.0.0.1:{other.server_address[1]}/v1/models")
+            self.end_headers()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as other, ThreadingHTTPServer(("127.0.0.1", 0), Forwarding) as first:
+        for running in (other, first):
+            threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
+        config = server_config(f"http://127.0.0.1:{first.server_address[1]}/v1", model)
+        with pytest.raises(ConfigError, match="sends requests on to"):
+            ask_server(config.backend, config.cluster)
+        for running in (other, first):
+            running.shutdown()
+    assert received == []

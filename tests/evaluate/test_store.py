@@ -558,3 +558,15 @@ def test_the_key_of_an_answer_is_made_of_all_that_decides_it() -> None:
 def test_results_lie_in_files_of_their_own(tmp_path: Path) -> None:
     filled(tmp_path)
     assert len(files(tmp_path, RESULTS)) == len(files(tmp_path)) == 6
+
+
+def test_merging_a_good_store_heals_a_damaged_one(tmp_path: Path) -> None:
+    good, damaged = filled(tmp_path / "good"), filled(tmp_path / "damaged")
+    place = next(iter(segments(damaged.folder, "items")))
+    content = bytearray(place.read_bytes())
+    content[len(content) // 2] ^= 1
+    place.write_bytes(content)
+    assert list(damaged.check())
+    merge(damaged.folder, good.folder)
+    assert not list(damaged.check())
+    assert damaged.items().equals(good.items())

@@ -95,7 +95,7 @@ def _copy(into: Path, kind: str, source: Path) -> int:
     """Copy a file unless it is there, or all its rows are in other files; return the number of files written."""
     place = into / kind / source.parent.name / source.name
     # the same name means the same bytes, unless the one that is there was damaged since
-    if (place.exists() and is_whole(place)) or _brings_nothing(into, kind, source):
+    if is_whole(place) if place.exists() else _brings_nothing(into, kind, source):
         return 0
     content = source.read_bytes()
     with publish(place) as temporary:
