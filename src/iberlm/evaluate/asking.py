@@ -5,6 +5,7 @@ lm-eval's own cache of requests is never used: it does not tell models apart (lm
 
 import dataclasses
 import json
+import os
 import shlex
 import tempfile
 import time
@@ -94,7 +95,7 @@ def answer_tasks(config: EvaluateConfig, tasks: list[Asked], rank: int, ranks: i
         backend = open_backend(config)
         model = ModelIdentity(backend.model, backend.dtype, backend.name)
         for asked in tasks:
-            with Journal(store.folder, _journal_name(model, asked), f"{rank} of {ranks}") as journal:
+            with Journal(store.folder, _journal_name(model, asked), f"{rank} of {ranks}, process {os.getpid()}") as journal:
                 task = asked.load(config)
                 _harness(config, StoredLM(backend, Slices(journal, rank, ranks, random_seed=config.seed), _responses(store, model, asked, task)), asked, task)
 
