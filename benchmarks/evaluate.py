@@ -117,8 +117,16 @@ def kills(work: Path) -> None:
         process.wait()
         done, before = done + 1, _size(work / "killed" / "store")
     assert process.returncode == 0
-    same = all(_rows(work / "alone", kind) == _rows(work / "killed", kind) for kind in ("items", "results"))
-    print(f"killed {done} times in {starts} starts: the store is {'the same as' if same else 'NOT that of'} an undisturbed one", flush=True)
+    different = [column for kind in ("items", "results") for column in _differences(_rows(work / "alone", kind), _rows(work / "killed", kind))]
+    verdict = f"NOT that of an undisturbed one: {', '.join(different)}" if different else "the same as an undisturbed one"
+    print(f"killed {done} times in {starts} starts: the store is {verdict}", flush=True)
+
+
+def _differences(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> list[str]:
+    """Columns that differ in some row, or the number of rows."""
+    if len(ours) != len(theirs):
+        return [f"{len(ours)} and {len(theirs)} rows"]
+    return sorted({name for first, second in zip(ours, theirs, strict=True) for name in first if first[name] != second[name]})
 
 
 def _size(folder: Path) -> int:
