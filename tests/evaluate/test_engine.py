@@ -245,3 +245,19 @@ def test_a_document_without_bytes_has_no_score(plain_model: Path, tmp_path: Path
         assert "documents" in str(error)  # noqa: PT017 - either is told, and neither is a crash
     else:
         assert (found.items[1]["score"], found.items[1]["weight"]) == (None, 0.0)
+
+
+def test_a_model_with_the_scores_of_another_is_asked_about(model: Path, validation: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    twin = shutil.copytree(model, tmp_path / "twin")
+    described = json.loads((twin / "config.json").read_text())
+    (twin / "config.json").write_text(json.dumps(described | {"_name_or_path": "another name"}))
+    suite = SuiteConfig(tasks=["minimal_pairs"], languages=["es", "ca", "gl"])
+    for folder in (model, twin):
+        run(
+            EvaluateConfig(model_folder=str(folder), validation=str(validation), suite=suite, store=str(tmp_path / "store"), limit=6),
+            [],
+            tmp_path / folder.name,
+        )
+    said = capsys.readouterr().err
+    assert said.count("are they one model?") == 1
+    assert "have the same score on 3 of 3 tasks (minimal_pairs_ca, minimal_pairs_es, minimal_pairs_gl)" in said

@@ -112,6 +112,18 @@ def _body(config: EvaluateConfig, inputs: list[Manifest], out: Path, record: Rec
     if config.compare_with:
         _compare(config, out, record)
     print_table(table, languages)
+    _tell_twins(config, [task.facts.name for task in tasks])
+
+
+def _tell_twins(config: EvaluateConfig, tasks: list[str]) -> None:
+    """Say which other models of the store have this one's scores on most of these tasks."""
+    from iberlm.evaluate.alarms import same_scores
+    from iberlm.evaluate.engine import model_name
+    from iberlm.evaluate.store.store import Store
+
+    for sentence in same_scores(Store(Path(config.store)).results(tasks=tasks)):
+        if model_name(config) in sentence:
+            say(f"{STAGE}: {sentence}")
 
 
 def _compare(config: EvaluateConfig, out: Path, record: Record) -> None:
