@@ -256,7 +256,7 @@ def test_a_model_with_the_scores_of_another_is_asked_about(model: Path, validati
         run(
             EvaluateConfig(model_folder=str(folder), validation=str(validation), suite=suite, store=str(tmp_path / "store"), limit=6),
             [],
-            tmp_path / folder.name,
+            tmp_path / f"of-{folder.name}",
         )
     said = capsys.readouterr().err
     assert said.count("are they one model?") == 1
