@@ -2,74 +2,26 @@
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from iberlm.evaluate.leaderboard.publish import Options, write_leaderboard
 from iberlm.evaluate.store.store import Store
+from tests.browser import chromium, contrast
 from tests.evaluate.board_store import HOSTILE, MODELS, SMALL, tasks_of, write_store
 
-CHROMIUM = Path(shutil.which("chromium") or shutil.which("chromium-browser") or "/usr/bin/chromium")
-ARGUMENTS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"),
-    *("--disable-sync", "--no-first-run", "--disable-quic"),
-]
+MARKS = ".mark path, .dot path, .whisker circle"
 READING = f"tasks/{tasks_of('ca')[0].name}.html"
-
-CONTRAST = """
-() => {
-  const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
-  const rgba = colour => {
-    canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
-    return [...canvas.getImageData(0, 0, 1, 1).data];
-  };
-  const light = colour => rgba(colour).slice(0, 3).map(v => v / 255)
-    .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
-    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-  const ground = element => {
-    for (let e = element; e; e = e.parentElement) {
-      const colour = getComputedStyle(e).backgroundColor;
-      if (rgba(colour)[3] === 255) return colour;
-    }
-    return 'white';
-  };
-  const ratio = (a, b) => (Math.max(light(a), light(b)) + 0.05) / (Math.min(light(a), light(b)) + 0.05);
-  const poor = [];
-  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  let seen = 0;
-  while (walker.nextNode()) {
-    const element = walker.currentNode.parentElement;
-    if (!walker.currentNode.data.trim() || !element.checkVisibility()) continue;
-    const style = getComputedStyle(element);
-    const found = ratio(element.closest('svg') ? style.fill : style.color, ground(element));
-    seen += 1;
-    if (found < 4.5) poor.push([walker.currentNode.data.trim().slice(0, 40), found]);
-  }
-  let marks = 0;
-  for (const mark of document.querySelectorAll('.mark path, .dot path, .whisker circle')) {
-    if (!mark.checkVisibility() || mark.closest('.partial')) continue;
-    marks += 1;
-    const found = ratio(getComputedStyle(mark).fill, ground(mark));
-    if (found < 3) poor.push([mark.closest('svg').getAttribute('class') || 'dot', found]);
-  }
-  return {seen, marks, poor};
-}
-"""
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    if not CHROMIUM.is_file():
-        pytest.fail(f"{CHROMIUM} is missing: the leaderboard is tested in a real browser; install it with `apt-get install chromium`")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -272,13 +224,13 @@ def test_without_javascript_it_is_a_plain_table(browser: Browser, site: Path) ->
 def test_text_and_marks_have_enough_contrast(browser: Browser, site: Path, name: str, scheme: str) -> None:
     with Visit(browser, site, name, 1440, scheme) as page:
         page.evaluate("document.querySelectorAll('details').forEach(entry => entry.open = true)")
-        found = page.evaluate(CONTRAST)
+        found = contrast(page, marks=MARKS)
         assert found["seen"] > 300
         assert found["marks"] > 10
         assert found["poor"] == []
         if name == "index.html":
             page.locator("a[data-cell]").first.click()
-            assert page.evaluate(CONTRAST)["poor"] == []
+            assert contrast(page, marks=MARKS)["poor"] == []
 
 
 def test_on_paper_there_is_no_navigation_and_everything_is_open(browser: Browser, site: Path) -> None:

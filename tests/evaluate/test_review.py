@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from iberlm.cli.review_tool import review_items
 from iberlm.core.errors import ConfigError, CorruptError, DataError
@@ -35,10 +35,9 @@ from iberlm.evaluate.review import (
 )
 from iberlm.evaluate.review_agreement import krippendorff, summarise
 from iberlm.evaluate.review_form import asked_items, review_form, script_json
+from tests.browser import chromium, contrast
 
 TASK = "commonsense_ca_valencia"
-CHROMIUM = Path(shutil.which("chromium") or shutil.which("chromium-browser") or "/usr/bin/chromium")
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
 
 
 def verdict(place: int = 0, *, task: str = TASK, **changes: Any) -> dict[str, Any]:
@@ -283,12 +282,8 @@ def test_the_form_asks_what_a_model_is_asked(task: str) -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    if not CHROMIUM.is_file():
-        pytest.fail(f"{CHROMIUM} is missing: the form is tested in a real browser; install it with `apt-get install chromium`")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -415,34 +410,6 @@ def test_keys_can_be_switched_off(opened: Callable[..., Page]) -> None:
     assert not page.locator("#keys").is_checked()
 
 
-CONTRAST = """
-() => {
-  const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
-  const rgba = colour => {
-    canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
-    return [...canvas.getImageData(0, 0, 1, 1).data];
-  };
-  const light = colour => rgba(colour).slice(0, 3).map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
-    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-  const ground = element => {
-    for (let e = element; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor; if (rgba(c)[3] === 255) return c; }
-    return 'white';
-  };
-  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), poor = [];
-  let seen = 0;
-  while (walker.nextNode()) {
-    const element = walker.currentNode.parentElement;
-    if (!walker.currentNode.data.trim() || !element.checkVisibility() || element.closest('button:disabled, option')) continue;
-    const ink = light(getComputedStyle(element).color), paper = light(ground(element));
-    const ratio = (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
-    seen += 1;
-    if (ratio < 4.5) poor.push([walker.currentNode.data.trim().slice(0, 40), ratio]);
-  }
-  return {seen, poor};
-}
-"""
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1440])
 def test_it_fits_a_phone_and_can_be_read_and_touched(opened: Callable[..., Page], width: int, scheme: str) -> None:
@@ -452,7 +419,7 @@ def test_it_fits_a_phone_and_can_be_read_and_touched(opened: Callable[..., Page]
     page.keyboard.press("p")
     page.locator("#all summary").click()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    found = page.evaluate(CONTRAST)
+    found = contrast(page, skip="button:disabled, option")
     assert found["seen"] > 150
     assert found["poor"] == []
     for button in page.locator("button:visible, .option:visible").all()[:40]:

@@ -1,62 +1,19 @@
 """The report in a real browser: nothing is fetched, nothing runs, it fits its window, and text can be read in both themes."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 from report_run import SECTIONS
-
-CHROMIUM = Path(shutil.which("chromium") or shutil.which("chromium-browser") or "/usr/bin/chromium")
-ARGUMENTS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"),
-    *("--disable-sync", "--no-first-run", "--disable-quic"),
-]
-
-CONTRAST = """
-() => {
-  const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
-  const rgba = colour => {
-    canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
-    return [...canvas.getImageData(0, 0, 1, 1).data];
-  };
-  const light = colour => rgba(colour).slice(0, 3).map(v => v / 255)
-    .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
-    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-  const ground = element => {
-    for (let e = element; e; e = e.parentElement) {
-      const colour = getComputedStyle(e).backgroundColor;
-      if (rgba(colour)[3] === 255) return colour;
-    }
-    return 'white';
-  };
-  const poor = [];
-  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  let seen = 0;
-  while (walker.nextNode()) {
-    const element = walker.currentNode.parentElement;
-    if (!walker.currentNode.data.trim() || !element.checkVisibility()) continue;
-    const style = getComputedStyle(element);
-    const ink = light(element.closest('svg') ? style.fill : style.color), paper = light(ground(element));
-    const ratio = (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
-    seen += 1;
-    if (ratio < 4.5) poor.push([walker.currentNode.data.trim().slice(0, 40), ratio]);
-  }
-  return {seen, poor};
-}
-"""
+from tests.browser import chromium, contrast
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    if not CHROMIUM.is_file():
-        pytest.fail(f"{CHROMIUM} is missing: the report is tested in a real browser; install it with `apt-get install chromium`")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 class Visit:
@@ -110,7 +67,7 @@ def test_a_run_without_stages_is_a_page_too(browser: Browser, empty_run: Path) -
 def test_all_text_has_enough_contrast(browser: Browser, whole_run: Path, width: int, scheme: str) -> None:
     visit = Visit(browser, whole_run, width, scheme)
     visit.open_details()
-    found = visit.page.evaluate(CONTRAST)
+    found = contrast(visit.page)
     assert found["seen"] > 500
     assert found["poor"] == []
     visit.page.close()

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from playwright.sync_api import sync_playwright
 from small_tokenizers import byte_level, metaspace_unigram, sentencepiece_model, write_hugging_face
+from tests.browser import chromium
 from tokenizer_corpus import TEXTS
 
 from iberlm.cli.tools import run_tool
@@ -21,7 +20,6 @@ from iberlm.tokenizer.measure_command import read_texts
 from iberlm.tokenizer.measure_page import Axis, page
 
 HOSTILE = "a<script>document.title='owned'<"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or "/usr/bin/chromium"
 
 
 @pytest.fixture(scope="module")
@@ -126,8 +124,7 @@ def test_page_is_whole_and_hostile_names_are_text(made: Path) -> None:
 
 @pytest.mark.parametrize("width", [360, 1280])
 def test_page_fits_its_window_and_fetches_nothing(made: Path, width: int) -> None:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+    with chromium() as browser:
         window = browser.new_page(viewport={"width": width, "height": 900})
         requests, complaints = [], []
         window.on("request", lambda request: requests.append(request.url))
@@ -143,7 +140,6 @@ def test_page_fits_its_window_and_fetches_nothing(made: Path, width: int) -> Non
             "[...document.querySelectorAll('figure span, figure i')].filter(e => e.textContent).map(e => parseFloat(getComputedStyle(e).fontSize))"
         )
         assert min(sizes) >= 12
-        browser.close()
 
 
 def test_same_input_gives_the_same_page(made: Path, folder: Path, curated: Manifest, tmp_path: Path) -> None:

@@ -13,8 +13,7 @@ class StoredLM(LM):  # type: ignore[misc]
     """One task's requests.
 
     `stored` has the responses of items by prompt hash: JSON values, a request each. After the requests were asked, `prompt_hashes`
-    has the hash of every item, `truncated` the items of which a request was longer than the context, and `computed` says how many
-    requests were answered anew.
+    has the hash of every item, and `truncated` those of the items asked anew of which a request was longer than the context.
     """
 
     def __init__(self, backend: Backend, slices: Slices, stored: Mapping[str, list[Any]]) -> None:
@@ -22,7 +21,6 @@ class StoredLM(LM):  # type: ignore[misc]
         self.backend, self.slices, self.stored = backend, slices, stored
         self.prompt_hashes: dict[int, str] = {}
         self.truncated: set[int] = set()
-        self.fresh: set[int] = set()
 
     def loglikelihood(self, requests: list[Any]) -> list[Any]:
         return [tuple(answer) for answer in self._answers("loglikelihood", requests)]
@@ -55,7 +53,6 @@ class StoredLM(LM):  # type: ignore[misc]
             known = self.stored.get(self.prompt_hashes[item])
             if known is None:
                 missing += members
-                self.fresh.add(item)
                 continue
             for index, answer in zip(members, known, strict=True):
                 answers[index] = answer

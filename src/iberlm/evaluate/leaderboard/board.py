@@ -121,15 +121,6 @@ class Cell:
         return points(self.interval, self.row["chance"], self.row["best"])
 
     @property
-    def clean_points(self) -> Interval | None:
-        """The same on the items that the training corpus does not hold."""
-        low, high, value = (self.row[f"clean_{name}"] for name in ("low", "high", "value"))
-        if None in (low, high, value):
-            return None
-        n = self.row["clean_n"] or 0
-        return points(Interval(value, None, low, high, n, n), self.row["chance"], self.row["best"])
-
-    @property
     def averaged(self) -> bool:
         """Whether it can count in a mean."""
         return bool(self.row["averaged"]) and self.points is not None and not self.aside
