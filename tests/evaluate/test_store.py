@@ -570,3 +570,12 @@ def test_merging_a_good_store_heals_a_damaged_one(tmp_path: Path) -> None:
     merge(damaged.folder, good.folder)
     assert not list(damaged.check())
     assert damaged.items().equals(good.items())
+
+
+def test_an_evaluation_looks_through_the_items_of_its_own_model_only(tmp_path: Path) -> None:
+    store = filled(tmp_path, models=3)
+    for model in (MODELS[0], MODELS[2]):  # whose files lie in folders of their own
+        place = segments(store.folder, ITEMS, model)[0]
+        place.write_bytes(place.read_bytes()[:-20])
+    assert [path.parent.name[0] for path in store.set_aside_damaged(model=MODELS[0])] == ["a"]
+    assert [path.parent.name[0] for path in store.set_aside_damaged()] == ["c"]

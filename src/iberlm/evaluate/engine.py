@@ -37,11 +37,11 @@ class Evaluated:
 def evaluate_tasks(config: EvaluateConfig, tasks: list[Asked]) -> Evaluated:
     """Score every task. Raises what loading the model, a task or its data raises; what was finished before stays in the store."""
     store = Store(Path(config.store))
-    store.set_aside_damaged()
     seen = seen_items(Path(config.contamination), [task.facts.name for task in tasks]) if config.contamination else None
     if seen is not None and (said := not_searched(seen, [task.facts.name for task in tasks])):
         say(f"evaluate: {said}")
     model = identity(config)
+    store.set_aside_damaged(model=model.key)
     done: dict[str, tuple[Rows, Rows]] = {}
     for task in tasks:
         if task.known_before_loading and (found := stored(store, model, task)) is not None:

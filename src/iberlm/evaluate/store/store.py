@@ -105,8 +105,10 @@ class Store:
                 except (CorruptError, DataError) as error:
                     yield path, error
 
-    def set_aside_damaged(self, *, thorough: bool = False) -> list[Path]:
+    def set_aside_damaged(self, *, model: str = "", thorough: bool = False) -> list[Path]:
         """Rename damaged files to *.damaged, with a message each, and return their new names; what they held is computed again.
+
+        With `model` only items of that model are looked through: those of the others are not read by its evaluation.
 
         Damaged is a file whose bytes are not those that its name stands for: a gigabyte takes about a second to look through.
         `thorough` takes all that `check` finds, but for files of a newer format, which are not damaged.
@@ -114,7 +116,7 @@ class Store:
         if thorough:
             damaged = [path for path, error in self.check() if isinstance(error, CorruptError)]
         else:
-            damaged = [path for kind in SCHEMAS for path in segments(self.folder, kind) if not is_whole(path)]
+            damaged = [path for kind in SCHEMAS for path in segments(self.folder, kind, model if kind == ITEMS else "") if not is_whole(path)]
         for path in damaged:
             with disk_errors(path):
                 path.replace(path.with_name(path.name + DAMAGED_SUFFIX))
