@@ -255,7 +255,8 @@ class ClusterWatcher(Watcher):
             self._collect()
             live = live_jobs(self.watched.run_dir).get(ARRAY)
             if live is not None:
-                self.say_once(f"job {live[0].job} is at work on {', '.join(entry.name for entry in self._submitted) or 'checkpoints'}")
+                left = ", ".join(entry.name for entry in self._submitted)
+                self.say_once(f"job {live[0].job} is at work on {left}" if left else f"job {live[0].job} has done its work and is about to end")
                 return False
             self._collect()  # what ended between the two looks
             for checkpoint in self._submitted:
