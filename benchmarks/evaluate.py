@@ -3,7 +3,7 @@
     python -m benchmarks.evaluate [--runs 3] [--only start,repeat,requests,kills] [--work FOLDER]
 
 `start`: seconds from the start of the process to the model's first call. `repeat`: a whole command that finds all in the store. `requests`: the
-same 64 requests of very different length, scored by lm-eval with its automatic batch size and with 16 sequences, and by ours with 8,192 tokens a
+same 64 requests of very different length, scored by lm-eval with 16 sequences (and its automatic batch size, once), and by ours with 8,192 tokens a
 batch; and what ours takes beyond the calls of the model. `kills`: SIGKILL at random, 20 times, and the store against that of an undisturbed
 evaluation. Coverage of the intervals and the level of the paired test: `python -m benchmarks.evaluate_simulation`. That scores are those of plain
 lm-eval to the last digit: `pytest tests/evaluate/test_equality.py`.
@@ -32,6 +32,21 @@ from iberlm.evaluate.store.store import Store
 
 ROOT = Path(__file__).parents[1]
 KILLS = 20
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "light": (
+        "40 million weights, 16,384 pieces",
+        {"vocab_size": 16384, "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8, "num_attention_heads": 8},
+    ),
+    "medium": (
+        "100 million weights, 16,384 pieces",
+        {"vocab_size": 16384, "hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 12},
+    ),
+    "wide": (
+        "160 million weights, 131,072 pieces",
+        {"vocab_size": 131072, "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8, "num_attention_heads": 8},
+    ),
+}
+"""Shapes of the models of `requests`; their weights are random."""
 
 
 def side(*arguments: str) -> dict[str, Any]:
@@ -79,19 +94,21 @@ def repeat(work: Path, runs: int) -> None:
 
 
 def requests(work: Path, runs: int) -> None:
-    """The same requests in turn."""
-    sides = {"lm_eval, auto": ("lm_eval", "auto"), "lm_eval, 16": ("lm_eval", "16"), "iberlm, 8,192 tokens": ("iberlm", "8192")}
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
-    for number in range(runs):
-        for name, (which, batch) in sides.items():
-            if number == 0 or batch != "auto":  # minutes, most of them for finding the size
-                found[name].append(side("requests", which, str(work / "medium"), batch))
-    for name, entries in found.items():
-        whole, calls = median(entries), median(entries, "calls")
-        print(f"{name}: {whole:.1f} s, of which the model's calls {calls:.1f} s; {entries[0]['tokens']:,} tokens with padding; sum {entries[0]['sum']:.4f}")
-    ours, auto = found["iberlm, 8,192 tokens"], found["lm_eval, auto"]
-    beyond = statistics.median(entry["seconds"] / entry["calls"] - 1 for entry in ours)
-    print(f"beyond the model's calls: {100 * beyond:.1f}% (goal 5); of lm_eval's automatic batch size: {median(ours) / median(auto):.2f} (goal 1)", flush=True)
+    """The same requests in turn, by models of three sizes."""
+    for model, auto in (("light", False), ("medium", True), ("wide", False)):
+        sides = {"lm_eval, 16": ("lm_eval", "16"), "iberlm, 8,192 tokens": ("iberlm", "8192"), "lm_eval, auto": ("lm_eval", "auto")}
+        found: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
+        for number in range(runs):
+            for name, (which, batch) in sides.items():
+                if batch != "auto" or (auto and number == 0):  # minutes, most of them for finding the size
+                    found[name].append(side("requests", which, str(work / model), batch))
+        print(f"{model}: {MODELS[model][0]}")
+        for name, entries in filter(lambda entry: entry[1], found.items()):
+            told = f"{entries[0]['tokens']:,} tokens with padding; sum {entries[0]['sum']:.4f}; peak memory {entries[0]['peak_mb']:,.0f} MB"
+            print(f"  {name}: {median(entries):.2f} s, of which the model's calls {median(entries, 'calls'):.2f} s; {told}")
+        ours, theirs = found["iberlm, 8,192 tokens"], found["lm_eval, auto"] or found["lm_eval, 16"]
+        beyond = statistics.median(entry["seconds"] / entry["calls"] - 1 for entry in ours)
+        print(f"  beyond the model's calls: {100 * beyond:.1f}% (goal 5); of lm_eval's time: {median(ours) / median(theirs):.2f} (goal 1)", flush=True)
 
 
 def kills(work: Path) -> None:
@@ -144,16 +161,14 @@ def _rows(run_dir: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def prepare(work: Path) -> None:
-    """A tiny model, one of 100 million weights, and validation documents."""
+    """A tiny model, those of `MODELS`, and validation documents."""
     write_model(work / "small", adds_bos=True)
     write_validation(work / "curate", {language: [text[:1500] for text in sample_texts(language)[:6]] for language in LANGUAGES})
-    settings = LlamaConfig(
-        vocab_size=16384, hidden_size=768, intermediate_size=2048, num_hidden_layers=12, num_attention_heads=12, num_key_value_heads=4,
-        max_position_embeddings=1024, bos_token_id=0, eos_token_id=1, pad_token_id=None,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    LlamaForCausalLM(settings).save_pretrained(work / "medium")
-    tiny_tokenizer(adds_bos=True).save_pretrained(work / "medium")
+    for name, (_, shape) in MODELS.items():
+        torch.manual_seed(0)
+        settings = LlamaConfig(**shape, num_key_value_heads=4, max_position_embeddings=1024, bos_token_id=0, eos_token_id=1, pad_token_id=None)
+        LlamaForCausalLM(settings).save_pretrained(work / name)
+        tiny_tokenizer(adds_bos=True).save_pretrained(work / name)
 
 
 def main() -> None:

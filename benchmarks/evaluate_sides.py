@@ -8,6 +8,7 @@ python -m benchmarks.evaluate_sides requests lm_eval|iberlm MODEL BATCH         
 import json
 import os
 import random
+import resource
 import sys
 import time
 from pathlib import Path
@@ -147,7 +148,9 @@ def requests(side: str, model: str, batch: str, count: int = 16) -> None:
         answers = ask(requests_of(count))
         seconds = time.perf_counter() - began
         journal.discard()
-    print(json.dumps({"seconds": seconds, "calls": spent["calls"], "tokens": spent["tokens"], "sum": sum(answer[0] for answer in answers)}))
+    total = sum(answer[0] for answer in answers)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6  # KiB on Linux
+    print(json.dumps({"seconds": seconds, "calls": spent["calls"], "tokens": spent["tokens"], "sum": total, "peak_mb": peak}))
 
 
 def lm_model(backend: Any) -> Any:

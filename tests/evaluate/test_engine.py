@@ -14,6 +14,7 @@ import pytest
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
 from safetensors.torch import load_file, save_file
 
 from iberlm.core.errors import ConfigError, DataError, ResourceError
@@ -200,6 +201,32 @@ def test_sampled_answers_are_the_same_again_and_the_limit_may_have_another_name(
     assert len(set(sampled[0])) > 1
     with pytest.raises(ConfigError, match="answers of 96 tokens, and the model's context has 96"):
         generated(tmp_path / "c", max_new_tokens=96)
+
+
+@pytest.mark.parametrize("batch", [{"batch_size": 3}, {"batch_size": 0, "batch_tokens": 100}])
+def test_only_what_is_scored_is_put_through_a_softmax(batch: dict[str, int], plain_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long and cut prompts, answers of one token that share a prompt, and longer ones: against the likelihoods of lm-eval's own model."""
+    prompts = ["Bon dia", "La casa del riu és molt gran. " * 3, "El mercat obri a les huit. " * 20]
+    pairs = [(prompt, answer) for prompt in prompts for answer in (" a", " e", " que obri cada matí")]
+    requests = [Instance("loglikelihood", {}, pair, number, metadata=("t", number, 1)) for number, pair in enumerate(pairs)]
+    backend = open_backend(EvaluateConfig(model_folder=str(plain_model), validation="-", **batch))
+    lm, widths = backend.lm, []
+    plain = HFLM(pretrained=lm.model, tokenizer=lm.tokenizer, backend="causal", batch_size=3, softmax_dtype="float32")
+    expected = plain.loglikelihood(requests, disable_tqdm=True)
+    call = lm._model_call
+
+    def observed(inputs: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = call(inputs)
+        widths.append((logits.shape[1], inputs.shape[1]))
+        return logits
+
+    monkeypatch.setattr(lm, "_model_call", observed)
+    with Journal(tmp_path, "j") as journal:
+        found = backend.answer("loglikelihood", requests, Slices(journal))
+    assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
+    assert [value for value, _ in found] == pytest.approx([value for value, _ in expected], rel=0 if batch["batch_size"] else 1e-5, abs=0)
+    assert all(scored < given for scored, given in widths)
+    assert min(scored / given for scored, given in widths) < 0.5
 
 
 def test_a_mean_leaves_out_tasks_without_an_interval() -> None:

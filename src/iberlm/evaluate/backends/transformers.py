@@ -1,13 +1,15 @@
 """A model in this process, by lm-eval's HFLM: its tokenization, its padding, its sums; only what is batched with what is told here.
 
 Batches are those that HFLM makes at the same `batch_size`, to the last digit; with `batch_size=0` they are cut by tokens instead,
-since padding long and short texts to one length wastes the time.
+since padding long and short texts to one length wastes the time. HFLM puts the logits of every token through a softmax over the whole
+vocabulary; here only those from the first scored token of the batch on, and with `batch_size=0` the others are not even computed.
 """
 
 import importlib.metadata
+import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lm_eval import utils
@@ -35,6 +37,17 @@ class SlicedHFLM(HFLM):  # type: ignore[misc]
     sequences: int
     tokens: int
     cut: set[tuple[str, ...]]
+    keeps_logits: bool
+    """The model can leave out the logits that nobody asks for."""
+    unscored: int = 0
+    """Positions at the beginning of every sequence of the batch whose logits no answer needs."""
+
+    def _model_call(self, inps: torch.Tensor, attn_mask: torch.Tensor | None = None, labels: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits (sequences, positions, vocabulary) without the `unscored` positions: HFLM counts from the end of what it is given."""
+        if not self.sequences and self.keeps_logits:  # a product of fewer rows may differ in its last digits: not where batches are as HFLM's
+            with torch.no_grad():
+                return cast(torch.Tensor, self.model(inps, logits_to_keep=inps.shape[1] - self.unscored).logits)
+        return cast(torch.Tensor, super()._model_call(inps, attn_mask, labels)[:, self.unscored :])
 
     def _loglikelihood_tokens(self, requests: Sequence[Tokenized], disable_tqdm: bool = False, override_bs: int | None = None) -> list[tuple[float, bool]]:
         answers: list[Any] = [None] * len(requests)
@@ -49,6 +62,8 @@ class SlicedHFLM(HFLM):  # type: ignore[misc]
 
             def compute(part: list[Tokenized] = part, size: int = len(groups)) -> list[Any]:
                 self.batch_size_per_gpu = size
+                # of a text of n tokens the model is given n - 1, and at most its context
+                self.unscored = min(min(len(before) + len(after) - 1, self.max_length) - len(after) for _, before, after in part)
                 found = super(SlicedHFLM, self)._loglikelihood_tokens(part, disable_tqdm=True)
                 return [require_finite(plain(answer), request[0] or ("", "a document")) for answer, request in zip(found, part, strict=True)]
 
@@ -156,6 +171,7 @@ def open_backend(config: EvaluateConfig, *, weights: bool = True) -> Transformer
     # a sum of log-probabilities in bfloat16 has steps of 1 from 128 on: minimal pairs would come out equal
     lm = SlicedHFLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=config.batch_size or 1, softmax_dtype="float32")
     lm.sequences, lm.tokens, lm.cut = config.batch_size, config.batch_tokens, set()
+    lm.keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
     return TransformersBackend(
         name="transformers",
         lm=lm,
