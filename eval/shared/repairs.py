@@ -37,22 +37,48 @@ def _mapped(dataset: Dataset, change: Callable[[Doc], Doc]) -> Dataset:
     return dataset.map(change, load_from_cache_file=False)
 
 
+# --- labels
+
+_CLASSES = (
+    ("entailment", "neutral", "contradiction"),
+    ("entailment", "not entailment"),
+    ("no parafrasis", "parafrasis"),
+    ("n", "neu", "p"),
+    ("against", "none", "favor"),
+    ("ekonomia", "euskal herria", "euskara", "gizartea", "historia", "ingurumena", "iritzia", "komunikazioa", "kultura", "nazioartea", "politika", "zientzia"),
+    ("false", "true"),
+)  # fmt: skip
+_PLACES = {name: place for names in _CLASSES for place, name in enumerate(names)}
+
+
+def _place(label: Any) -> int:
+    """A label as the place of its choice, whether the rows have a number, a number as text, the name of a class, or a truth value.
+
+    lm-eval takes any other text for a wrong label: such an item is never right, and nothing says so. Raises `ValueError` for an unknown name.
+    """
+    if not isinstance(label, str) or label.strip().isdigit():
+        return int(label)
+    name = label.strip().lower().replace("_", " ")
+    if name not in _PLACES:
+        raise ValueError(f"unknown label '{label}'; known are numbers and {', '.join(_PLACES)}")
+    return _PLACES[name]
+
+
 # --- inference: "PREMISE, right? Yes, HYPOTHESIS."
 
 
 def premises(dataset: Dataset) -> Dataset:
     """Pairs to be joined by a question: the premise without its last mark, the hypothesis in lower case with a full stop."""
-    return _mapped(dataset, lambda doc: doc | _joined(doc["premise"], doc["hypothesis"], ("premise", "hypothesis")))
+    return _premises(dataset, "premise", "hypothesis", "label")
 
 
 def premises_gl(dataset: Dataset) -> Dataset:
-    """The same for the Galician data set, whose columns and labels have other names."""
-    labels = {"entailment": 0, "neutral": 1, "contradiction": 2}
+    """The same for the Galician data set, whose columns have other names."""
+    return _premises(dataset, "sentence1", "sentence2", "gold_label")
 
-    def change(doc: Doc) -> Doc:
-        return doc | _joined(doc["sentence1"], doc["sentence2"], ("sentence1", "sentence2")) | {"gold_label": labels[doc["gold_label"]]}
 
-    return _mapped(dataset, change)
+def _premises(dataset: Dataset, premise: str, hypothesis: str, label: str) -> Dataset:
+    return _mapped(dataset, lambda doc: doc | _joined(doc[premise], doc[hypothesis], (premise, hypothesis)) | {label: _place(doc[label])})
 
 
 def _joined(premise: str, hypothesis: str, names: tuple[str, str]) -> Doc:
@@ -65,7 +91,7 @@ def _joined(premise: str, hypothesis: str, names: tuple[str, str]) -> Doc:
 
 def pairs(dataset: Dataset) -> Dataset:
     """Pairs of sentences to be joined by a question; pairs with an empty one are left out."""
-    return _pairs(dataset, "sentence1", "sentence2")
+    return _mapped(_pairs(dataset, "sentence1", "sentence2"), lambda doc: doc | {"label": _place(doc["label"])})
 
 
 def pairs_gl(dataset: Dataset) -> Dataset:
@@ -80,7 +106,7 @@ def _pairs(dataset: Dataset, first: str, second: str) -> Dataset:
 
 def lower_choices(dataset: Dataset) -> Dataset:
     """COPA: the two choices go on with the sentence."""
-    return _mapped(dataset, lambda doc: doc | {name: _lower_first(doc[name]) for name in ("choice1", "choice2")})
+    return _mapped(dataset, lambda doc: doc | {name: _lower_first(doc[name]) for name in ("choice1", "choice2")} | {"label": _place(doc["label"])})
 
 
 # --- answers to questions on a passage
@@ -246,7 +272,8 @@ def spanish_domains(dataset: Dataset) -> Dataset:
     return dataset.filter(lambda doc: doc["domain"] in asked, load_from_cache_file=False)
 
 
-# --- BasqueGLUE, whose functions in lm-eval import `datasets.load_metric`, which is gone
+# --- BasqueGLUE, whose functions in lm-eval import `datasets.load_metric`, which is gone. The hub's loading script numbers the classes; rows that are
+# staged from the files of the benchmark's own repository have their names, truth values, and the spans of a coreference in a column of their own
 
 _GLUED = (
     (re.compile(r"\s+([.,;:!?)])"), r"\1"),
@@ -264,9 +291,20 @@ def _glued(text: str) -> str:
     return text
 
 
+def classes(dataset: Dataset) -> Dataset:
+    """Texts with the number of their class."""
+    return _mapped(dataset, lambda doc: doc | {"label": _place(doc["label"])})
+
+
 def word_senses(dataset: Dataset) -> Dataset:
     """WiC: sentences whose UTF-8 was read as Latin-1."""
-    return _mapped(dataset, lambda doc: doc | {name: _glued(doc[name]).encode("latin-1").decode("utf-8") for name in ("sentence1", "sentence2")})
+    mended = _mapped(dataset, lambda doc: doc | {name: _glued(doc[name]).encode("latin-1").decode("utf-8") for name in ("sentence1", "sentence2")})
+    return classes(mended)
+
+
+def coreferences(dataset: Dataset) -> Dataset:
+    """EpecKorref: texts with two spans, each by its text and the place of its first token."""
+    return classes(_mapped(dataset, lambda doc: doc | (doc.get("target") or {})))
 
 
 def coreference_question(doc: Doc) -> str:

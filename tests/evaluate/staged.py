@@ -1,6 +1,7 @@
 """Staged copies of every data set of the catalogue, with a few made-up items in the right columns, written as `iberlm prefetch` writes them.
 
-One row maker a data set, of the number of the row and the configuration. Columns and their types are those that the tasks read; the texts are ours.
+One row maker a data set, of the number of the row and the configuration. Columns and their types are those of the data set's card or files where these
+could be seen, else those that the tasks read; the texts are ours.
 """
 
 from collections.abc import Callable, Iterable
@@ -49,8 +50,21 @@ def nli(n: int, _: str) -> Row:
     return {"premise": sentence(n), "hypothesis": f"Cap tren surt de {place(n)}.", "label": n % 3}
 
 
+def teca(n: int, config: str) -> Row:
+    return {"id": n} | nli(n, config) | {"label": str(n % 3)}
+
+
 def pair(n: int, _: str) -> Row:
     return {"id": n, "sentence1": sentence(n), "sentence2": f"A les nou surt un tren de {place(n)}.", "label": n % 2}
+
+
+def paws(n: int, config: str) -> Row:
+    """One pair has an empty sentence: the tasks leave such pairs out."""
+    return pair(n, config) | ({"sentence1": ""} if n == ROWS - 1 else {})
+
+
+def parafraseja(n: int, config: str) -> Row:
+    return pair(n, config) | {"id": f"te1_{n}_1", "source": "teca", "label": ("No Parafrasis", "Parafrasis")[n % 2]}
 
 
 def answers_listed(n: int, _: str) -> Row:
@@ -68,13 +82,20 @@ def coqcat(n: int, _: str) -> Row:
     return {"id": str(n), "story": sentence(n), "questions": asked, "answers": {"input_text": given}, "additional_answers": {"0": more, "1": more}}
 
 
-def belebele(n: int, _: str) -> Row:
-    return {"flores_passage": sentence(n - n % 2), "question": question(n), **{f"mc_answer{k + 1}": text for k, text in enumerate(choices(n, 4))},
-            "correct_answer_num": str(n % 4 + 1)}  # fmt: skip
+def belebele(n: int, config: str) -> Row:
+    return {"link": "", "question_number": n % 2 + 1, "flores_passage": sentence(n - n % 2), "question": question(n),
+            **{f"mc_answer{k + 1}": text for k, text in enumerate(choices(n, 4))}, "correct_answer_num": str(n % 4 + 1), "dialect": config,
+            "ds": "2023-05-03"}  # fmt: skip
 
 
 def candidates(count: int, **more: Any) -> Maker:
     return lambda n, _: {"id": n, "question": question(n), "candidates": choices(n, count), "answer": n % count, **more}
+
+
+def eus_exams(n: int, config: str) -> Row:
+    """One question has no answer: lm-eval's task leaves such questions out."""
+    row = candidates(4, link="")(n, config)
+    return row | {"candidates": [""] * 4, "answer": None} if n == ROWS - 1 else row
 
 
 def eus_reading(n: int, _: str) -> Row:
@@ -86,13 +107,18 @@ def openbookqa(n: int, _: str) -> Row:
     return {"id": str(n), "question_stem": question(n), "choices": {"text": choices(n, 4), "label": list(LETTERS)}, "answerKey": LETTERS[n % 4]}
 
 
+def openbookqa_gl(n: int, config: str) -> Row:
+    """Some letters have a space before them, which lm-eval's task takes away."""
+    return openbookqa(n, config) | {"answerKey": f" {LETTERS[n % 4]}" if n % 3 == 0 else LETTERS[n % 4]}
+
+
 def arc(n: int, _: str) -> Row:
     return {"id": str(n), "question": question(n), "choices": {"text": choices(n, 4), "label": list(LETTERS)}, "answerKey": LETTERS[n % 4]}
 
 
 def copa(n: int, _: str) -> Row:
     return {"premise": sentence(n), "choice1": "El tren arriba tard.", "choice2": f"La gent de {place(n)} el perd.",
-            "question": ("cause", "effect")[n % 2], "label": n % 2, "idx": n}  # fmt: skip
+            "question": ("cause", "effect")[n % 2], "label": n % 2, "idx": n, "changed": False}  # fmt: skip
 
 
 def piqa(n: int, _: str) -> Row:
@@ -122,8 +148,17 @@ def mgsm_solved(n: int, config: str) -> Row:
     return mgsm(n, config) | {"answer": f"Erantzuna urratsez urrats: {n} + 2 = {n + 2}. Erantzuna {n + 2} da.", "equation_solution": f"{n} + 2 = {n + 2}"}
 
 
+def mgsm_gl(n: int, config: str) -> Row:
+    return {name: value for name, value in mgsm(n, config).items() if name in ("question", "answer_number")}
+
+
 def acceptability(text: str, label: str) -> Maker:
     return lambda n, _: {"ID": str(n), text: sentence(n) if n % 2 else f"Tren el {n} surten de {place(n)}.", label: n % 2}
+
+
+def galcola(n: int, config: str) -> Row:
+    told = {"paper_id": "PROPOR2022", "source_type": "NUM_1", "source_id": n // 2, "condition": "ba"[n % 2]}
+    return told | {"sentence": acceptability("sentence", "label")(n, config)["sentence"], "label": n % 2}
 
 
 def multiblimp(n: int, _: str) -> Row:
@@ -135,19 +170,19 @@ def bhs(n: int, _: str) -> Row:
 
 
 def summary(**names: str) -> Maker:
-    """An article and its summary; `names` are the columns of `text`, `title` and `summary`."""
-    return lambda n, _: {
-        "id": str(n),
-        names["text"]: f"{sentence(n)}  {sentence(n + 1)}",
-        names["title"]: place(n),
-        names["summary"]: f"Un tren surt de {place(n)}.",
-    }
+    """An article and its summary; `names` are the columns of `text`, `summary` and, where there is one, `title`."""
+
+    def make(n: int, _: str) -> Row:
+        told = {"text": f"{sentence(n)}  {sentence(n + 1)}", "title": place(n), "summary": f"Un tren surt de {place(n)}."}
+        return {"id": str(n)} | {column: told[kind] for kind, column in names.items()}
+
+    return make
 
 
 def cabreu(n: int, _: str) -> Row:
     three = {f"a{k}": f"Surt  un tren de {place(n)}, {k}." for k in (1, 2, 3)}
     kinds = ("extractive", "abstractive", "extreme")
-    return {"id": str(n), "title": place(n), "content": f"{sentence(n)}  {sentence(n + 1)}", "summaries": dict.fromkeys(kinds, three)}
+    return {"id": str(n), "title": place(n), "subtitle": "", "content": f"{sentence(n)}  {sentence(n + 1)}", "summaries": dict.fromkeys(kinds, three)}
 
 
 def options(n: int, _: str) -> Row:
@@ -178,20 +213,36 @@ def careqa(n: int, _: str) -> Row:
     return {"question": question(n), **{f"op{k + 1}": text for k, text in enumerate(choices(n, 4))}, "cop": n % 4 + 1, "category": "trens", "year": 2024}
 
 
-def bbq(n: int, _: str) -> Row:
-    """Open and settled contexts, for and against the stereotype."""
-    return {"instance_id": n, "question_category": "trens", "context": sentence(n), "question": question(n), "context_condition": ("ambig", "disambig")[n % 2],
-            "question_type": ("pro-stereo", "anti-stereo")[n // 2 % 2], "question_polarity": ("neg", "nonneg")[n // 4 % 2], "ans0": "La gent de Lleida",
-            "ans1": "La gent d'Irun", "ans2": "No se sap", "label": n // 2 % 2 if n % 2 else 2, "stereotyped_groups": ["Lleida"],
-            "answer_info": {"ans0": ["Lleida", "Lleida"], "ans1": ["Irun", "Irun"], "ans2": ["unknown", "unknown"]}}  # fmt: skip
+def bbq(n: int, config: str) -> Row:
+    """Open and settled contexts, for and against the stereotype, of two templates."""
+    return {"instance_id": n, "template_id": n // 4 + 1, "version": "a", "template_label": "t", "flipped": "all",
+            "question_polarity": ("neg", "nonneg")[n // 4 % 2], "context_condition": ("ambig", "disambig")[n % 2], "category": config, "subcategory": "",
+            "relevant_social_value": "trens", "stereotyped_groups": ["Lleida"],
+            "answer_info": {"ans0": ["Lleida", "Lleida"], "ans1": ["Irun", "Irun"], "ans2": ["unknown", "unknown"]}, "stated_gender_info": "f",
+            "proper_nouns_only": False, "context": sentence(n), "question": question(n), "ans0": "La gent de Lleida", "ans1": "La gent d'Irun",
+            "ans2": "unknown", "question_type": ("pro-stereo", "anti-stereo")[n // 2 % 2], "label": n // 2 % 2 if n % 2 else 2, "source": []}  # fmt: skip
 
 
 def truthful(n: int, config: str) -> Row:
+    """The columns of the original data set's two configurations."""
     true, false = ["Surt a les nou.", "Surt puntual"], ["No surt cap tren.", "Vola"]
-    both = {"choices": true + false, "labels": [1, 1, 0, 0]}
-    only = {"choices": [true[0], *false], "labels": [1, 0, 0]}
+    if config == "multiple_choice":
+        only, both = {"choices": [true[0], *false], "labels": [1, 0, 0]}, {"choices": true + false, "labels": [1, 1, 0, 0]}
+        return {"question": question(n), "mc1_targets": only, "mc2_targets": both}
     return {"type": "Adversarial", "category": "trens", "question": f"{question(n)} ", "best_answer": true[0], "correct_answers": true,
-            "incorrect_answers": false, "source": "", "mc1_targets": only, "mc2_targets": both, "lang": config}  # fmt: skip
+            "incorrect_answers": false, "source": ""}  # fmt: skip
+
+
+def truthful_multi(n: int, config: str) -> Row:
+    told = truthful(n, "multiple_choice") | truthful(n, "generation")
+    return {"id": n + 1} | told | {"annotation": "", "lang": config}
+
+
+def truthful_multi_solved(n: int, config: str) -> Row:
+    """Of the questions that are solved examples only the right answer is there, and the lists are empty."""
+    told = truthful_multi(n, config)
+    only = {"choices": [told["best_answer"]], "labels": [1]}
+    return told | {"mc1_targets": only, "mc2_targets": only, "correct_answers": [], "incorrect_answers": []}
 
 
 def phrases(*languages: str) -> Maker:
@@ -199,8 +250,7 @@ def phrases(*languages: str) -> Maker:
 
 
 def flores(n: int, _: str) -> Row:
-    names = {f"sentence_{language}": f"{sentence(n)} ({language})" for language in FLORES}
-    return {"id": n, "domain": "trens", **names, **{language: names[f"sentence_{language}"] for language in FLORES}}
+    return {language: f"{sentence(n)} ({language})" for language in FLORES}
 
 
 def cocoteros(n: int, _: str) -> Row:
@@ -226,16 +276,22 @@ def ifeval(n: int, language: str) -> Row:
     return {"key": n, "prompt": question(n), "instruction_id_list": [kind], "kwargs": [arguments]}
 
 
+BHTC = ("Ekonomia", "Euskal Herria", "Euskara", "Gizartea", "Historia", "Ingurumena", "Iritzia", "Komunikazioa", "Kultura", "Nazioartea", "Politika",
+        "Zientzia")  # fmt: skip
+
+
 def basque_glue(n: int, config: str) -> Row:
+    """As in the files of the benchmark's own repository; the hub has them behind a loading script only."""
     text = f"{n}. trena {place(n)} hiritik ateratzen da ."
     spans = {"span1_text": f"{n}. trena", "span2_text": place(n), "span1_index": 0, "span2_index": 3}  # the second counts from 1
+    misread = {"sentence1": f"{text} ", "sentence2": "Trena dator , &Acirc;« berandu &Acirc;» . ", "start1": 3, "start2": 0, "end1": 8, "end2": 5}
     return {"idx": n} | {
-        "qnli": {"question": question(n), "sentence": text, "label": n % 2},
-        "bec": {"text": text, "label": n % 3},
-        "bhtc": {"text": text, "label": n % 12},
-        "vaxx": {"text": text, "label": n % 3},
-        "coref": {"text": text, **spans, "label": n % 2},
-        "wic": {"word": "tren", "sentence1": text, "sentence2": "Trena dator .", "label": n % 2},
+        "qnli": {"label": ("entailment", "not_entailment")[n % 2], "question": question(n), "sentence": text},
+        "bec": {"label": ("N", "NEU", "P")[n % 3], "text": text},
+        "bhtc": {"label": BHTC[n % 12], "text": text},
+        "vaxx": {"label": ("AGAINST", "NONE", "FAVOR")[n % 3], "text": text},
+        "coref": {"label": bool(n % 2), "text": text, "target": spans},
+        "wic": {"label": bool(n % 2), "word": "tren", **misread},
     }[config]
 
 
@@ -259,15 +315,15 @@ MAKERS: dict[str, Maker] = {
     "HPAI-BSC/CareQA": careqa,
     "HiTZ/ARC-eu": arc,
     "HiTZ/BertaQA": candidates(3, category="trenak", group="tokikoa", difficulty=1),
-    "HiTZ/EusExams": candidates(4, link=""),
+    "HiTZ/EusExams": eus_exams,
     "HiTZ/EusProficiency": candidates(4),
     "HiTZ/EusReading": eus_reading,
     "HiTZ/EusTrivia": candidates(4, category="trenak", difficulty="erraza"),
     "HiTZ/MGSM-eu": mgsm,
-    "HiTZ/PAWS-eu": pair,
+    "HiTZ/PAWS-eu": paws,
     "HiTZ/PIQA-eu": piqa,
     "HiTZ/XCOPA-eu": copa,
-    "HiTZ/truthfulqa-multi": truthful,
+    "HiTZ/truthfulqa-multi": truthful_multi,
     "HiTZ/wnli-eu": pair,
     "HiTZ/xnli-eu": nli,
     "Iker/NoticIA": summary(text="web_text", title="web_headline", summary="summary"),
@@ -276,7 +332,7 @@ MAKERS: dict[str, Maker] = {
     "csebuetnlp/xlsum": summary(text="text", title="title", summary="summary"),
     "facebook/belebele": belebele,
     "facebook/xnli": nli,
-    "google-research-datasets/paws-x": pair,
+    "google-research-datasets/paws-x": paws,
     "google/xquad": xquad,
     "gplsi/CA-VA_alignment_test": phrases("ca", "va"),
     "gplsi/ES-VA_translation_test": phrases("es", "va"),
@@ -299,8 +355,8 @@ MAKERS: dict[str, Maker] = {
     "projecte-aina/COPA-ca": copa,
     "projecte-aina/CoQCat": coqcat,
     "projecte-aina/IFEval_ca": lambda n, _: ifeval(n, "ca"),
-    "projecte-aina/PAWS-ca": pair,
-    "projecte-aina/Parafraseja": pair,
+    "projecte-aina/PAWS-ca": paws,
+    "projecte-aina/Parafraseja": parafraseja,
     "projecte-aina/arc_ca": arc,
     "projecte-aina/caBreu": cabreu,
     "projecte-aina/catalanqa": answers_listed,
@@ -308,25 +364,26 @@ MAKERS: dict[str, Maker] = {
     "projecte-aina/openbookqa_ca": openbookqa,
     "projecte-aina/piqa_ca": piqa,
     "projecte-aina/siqa_ca": siqa,
-    "projecte-aina/teca": nli,
+    "projecte-aina/teca": teca,
     "projecte-aina/wnli-ca": pair,
     "projecte-aina/xnli-ca": nli,
     "projecte-aina/xquad-ca": answers_listed,
     "projecte-aina/xstorycloze_ca": story,
-    "proxectonos/PAWS-gl": pair,
+    "proxectonos/PAWS-gl": paws,
     "proxectonos/belebele_gl": belebele,
-    "proxectonos/galcola": acceptability("sentence", "label"),
-    "proxectonos/mgsm_gl": mgsm,
-    "proxectonos/openbookqa_gl": openbookqa,
+    "proxectonos/galcola": galcola,
+    "proxectonos/mgsm_gl": mgsm_gl,
+    "proxectonos/openbookqa_gl": openbookqa_gl,
     "proxectonos/parafrases_gl": lambda n, _: {"Frase": sentence(n), "Paráfrase": f"De {place(n)} surt un tren.", "Avaliación": n % 3},
-    "proxectonos/summarization_gl": summary(text="text", title="title", summary="summary"),
+    "proxectonos/summarization_gl": summary(summary="summary", text="text"),
     "proxectonos/truthfulqa_gl": truthful,
     "proxectonos/xnli_gl": lambda n, _: {"sentence1": sentence(n), "sentence2": place(n), "gold_label": ("entailment", "neutral", "contradiction")[n % 3]},
     "proxectonos/xstorycloze_gl": story_gl,
 }
 """Row makers by data set."""
-SOLVED = {"juletxara/mgsm": mgsm_solved, "projecte-aina/mgsm_ca": mgsm_solved, "proxectonos/mgsm_gl": mgsm_solved, "HiTZ/MGSM-eu": mgsm_solved}
-"""Of data sets whose split `train` has columns filled that are empty in the others."""
+SOLVED = dict.fromkeys(("juletxara/mgsm", "projecte-aina/mgsm_ca", "proxectonos/mgsm_gl", "HiTZ/MGSM-eu"), mgsm_solved)
+SOLVED |= {"HiTZ/truthfulqa-multi": truthful_multi_solved}
+"""Of data sets whose split `train` has other rows than the others: columns filled, or not."""
 GROUPS = {"li-lab/MMLU-ProX": len(MMLU_PROX), "CohereForAI/include-base-44": len(INCLUDE), "CohereLabs/Global-MMLU-Lite": len(GLOBAL_MMLU)}
 """Data sets of which a task asks one of so many groups."""
 CLASSES = {"facebook/xnli": ("label", ["entailment", "neutral", "contradiction"]), "HiTZ/wnli-eu": ("label", ["not_entailment", "entailment"])}

@@ -156,6 +156,33 @@ def test_what_would_fail_after_all_inference_fails_before_any(town: Callable[...
 
 
 @pytest.mark.usefixtures("no_network")
+def test_right_answers_that_are_no_choice_are_told_before_all_items_score_nothing(town: Callable[..., TaskFacts], tmp_path: Path) -> None:
+    """Rows of real data sets have labels as text, or counted from 1: lm-eval scores them 0 and goes on."""
+
+    def rows(*labels: int) -> list[dict[str, Any]]:
+        return [{"question": f"Pregunta {n}?", "sol1": "Si", "sol2": "Non", "label": label} for n, label in enumerate(labels)]
+
+    text = TASK.replace(TARGET, f"{TARGET}\nprocess_docs: !function functions.named")
+    named = """
+def named(docs):
+    return docs.rename_column("label", "number").map(lambda doc: {"label": ["verdadeiro", "falso"][doc["number"]]})
+"""
+    problems, _ = found(tmp_path, town(text, functions=named))
+    assert problems == [
+        f"town: the right answer of {ROWS} of {ROWS} items that were looked at is none of their choices, and would be scored as wrong: "
+        "'verdadeiro' with the choices Si, Non"
+    ]
+    problems, remarks = found(tmp_path, town(rows=rows(0, 1, 2, 1, 0)))
+    assert not problems
+    assert remarks == [
+        "evaluate: town: the right answer of 1 of 5 items that were looked at is none of their choices, and would be scored as wrong: "
+        "'2' with the choices Si, Non"
+    ]
+    problems, _ = found(tmp_path, town(rows=rows(-1, -1, 0)))
+    assert "'-1' with the choices Si, Non" in problems[0]
+
+
+@pytest.mark.usefixtures("no_network")
 def test_a_task_without_fault_has_no_problems_and_no_remarks(town: Callable[..., TaskFacts], tmp_path: Path) -> None:
     assert found(tmp_path, town(items=ROWS, cluster="question"), num_fewshot=5) == ([], [])
 

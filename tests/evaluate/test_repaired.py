@@ -8,6 +8,7 @@ import pytest
 from datasets import Dataset
 from sklearn.metrics import f1_score
 
+from iberlm.core.errors import DataError
 from iberlm.evaluate.catalogue import REPAIRED, TaskFacts, catalogue, find_upstream, task_facts
 from iberlm.evaluate.tasks import load_task, read_config
 
@@ -78,6 +79,7 @@ ROWS: dict[str, Rows] = {
     "catalanqa": QUESTIONS,
     "coqcat": TURNS,
     "xstorycloze": [STORY | {"sentence_quiz1": "Fi.", "sentence_quiz2": "Res.", "answer_right_ending": answer} for answer in (1, 2)],
+    "mgsm": [{"question": "Cantos?", "answer": None, "answer_number": 18}, {"question": "Pregunta: Cantos?", "answer": "Paso a paso: 3.", "answer_number": 3}],
     "xlsum": [{"text": "Un  texto   largo.", "summary": "Un  texto."}, {"text": "Otro.", "summary": "Otro más."}],
     "summarization": [{"text": "Un  texto   longo.", "summary": "Un  texto."}],
     "cabreu": [
@@ -94,6 +96,7 @@ ROWS: dict[str, Rows] = {
     "truthfulqa_gen": TRUTHS,
     "truthfulqa_gl_gen": TRUTHS,
     "truthfulqa_gl_mc2": TRUTHS,
+    "qnli": [{"question": "Non?", "sentence": "Hemen.", "label": label} for label in (0, 1)],
     "bec": [{"text": f"Testu {label}.", "label": label} for label in (0, 1, 2)],
     "bhtc": [{"text": f"Testu {label}.", "label": label} for label in (0, 11)],
     "vaxx": [{"text": f"Testu {label}.", "label": label} for label in (0, 1, 2, 2)],
@@ -107,7 +110,14 @@ ROWS: dict[str, Rows] = {
             "label": 1,
         }
     ],
-    "word_senses": [{"sentence1": _misread("Hamar [egun] izan ziren ."), "sentence2": _misread("Egunez ' epel ' dago , oñean"), "word": "egun", "label": 0}],
+    "word_senses": [
+        {
+            "sentence1": _misread("Hamar [egun] izan ziren . "),
+            "sentence2": _misread("Egunez ' epel ' dago , oñean , ") + "&Acirc;« esan zuen &Acirc;» . ",
+            "word": "egun",
+            "label": 0,
+        }
+    ],
     "flores": [{code: f"Frase en {code}." for code in ("eng_Latn", "spa_Latn", "cat_Latn", "eus_Latn", "glg_Latn")}],
 }
 """Made-up rows of each data set, by the beginning of a family's name (the longest counts) or, where columns differ, of a task's."""
@@ -197,6 +207,60 @@ def test_requests_and_scores_are_those_of_the_task_that_it_stands_for(facts: Tas
 
 def _as_theirs(row: dict[str, Any], facts: TaskFacts) -> dict[str, Any]:
     return {f"sentence_{name}": text for name, text in row.items()} if facts.dataset == "mteb/flores" else row
+
+
+CLASSES = {
+    "xnli_ca": ("entailment", "neutral", "contradiction"),
+    "teca": ("entailment", "neutral", "contradiction"),
+    "xnli_gl": ("entailment", "neutral", "contradiction"),
+    "parafraseja": ("No Parafrasis", "Parafrasis"),
+    "paws_ca": ("0", "1"),
+    "copa_ca": ("0", "1"),
+    "qnlieu": ("entailment", "not_entailment"),
+    "bec2016eu": ("N", "NEU", "P"),
+    "bhtc_v2": ("Ekonomia", "Euskal_Herria", *("",) * 9, "Zientzia"),
+    "vaxx_stance": ("AGAINST", "NONE", "FAVOR"),
+    "wiceu": (False, True),
+    "epec_koref_bin": (False, True),
+}
+"""Names of the labels in the files of data sets, of which the hub's loading scripts make numbers."""
+
+
+@pytest.mark.parametrize("spelling", ["number as text", "name"])
+@pytest.mark.parametrize("name", CLASSES)
+def test_labels_are_understood_however_the_rows_spell_them(name: str, spelling: str) -> None:
+    facts = task_facts(f"{name}_iberlm")
+    column = "gold_label" if name == "xnli_gl" else "label"
+    rows = rows_for(facts)
+    numbers = [row[column] if isinstance(row[column], int) else CLASSES[name].index(row[column]) for row in rows]
+    spelled = [row | {column: CLASSES[name][number] if spelling == "name" else str(number)} for row, number in zip(rows, numbers, strict=True)]
+    numbered, other = (loaded(facts, entries) for entries in ([row | {column: number} for row, number in zip(rows, numbers, strict=True)], spelled))
+    assert requests(other) == requests(numbered)
+    assert [other.doc_to_target(doc) for doc in other.eval_docs] == [numbered.doc_to_target(doc) for doc in numbered.eval_docs]
+    for index, (doc, expected) in enumerate(zip(other.eval_docs, numbered.eval_docs, strict=True)):
+        assert scores(other, doc, index) == scores(numbered, expected, index)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_an_unknown_label_is_no_silent_zero(name: str) -> None:
+    facts = task_facts(f"{name}_iberlm")
+    rows = [row | {"gold_label" if name == "xnli_gl" else "label": "perhaps"} for row in rows_for(facts)]
+    with pytest.raises(DataError, match="unknown label 'perhaps'; known are numbers and entailment, neutral"):
+        loaded(facts, rows)
+
+
+def test_a_problem_needs_no_column_for_its_steps() -> None:
+    facts = task_facts("mgsm_direct_gl_iberlm")
+    rows = ROWS["mgsm"][:1]
+    bare = [{name: row[name] for name in ("question", "answer_number")} for row in rows]
+    assert requests(loaded(facts, bare)) == requests(loaded(facts, rows))
+
+
+def test_spans_of_coreferences_may_have_a_column_of_their_own() -> None:
+    facts = task_facts("epec_koref_bin_iberlm")
+    rows = ROWS["coreference"]
+    nested = [{"text": row["text"], "label": row["label"], "target": {name: row[name] for name in row if name.startswith("span")}} for row in rows]
+    assert requests(loaded(facts, nested)) == requests(loaded(facts, rows))
 
 
 @pytest.mark.parametrize("facts", [facts for facts in REPAIRS if facts.metric == "rouge1"], ids=lambda facts: facts.name)

@@ -4,7 +4,7 @@ What would fail after all inference fails before any.
 """
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -52,6 +52,8 @@ def rehearse(task: Any, facts: TaskFacts, shots: int, context: int | None, lengt
         found.problems.append(f"its items cannot be rendered with {shots} solved examples ({type(error).__name__}: {error})")
         return found
     found.problems.extend(_scored(task, facts, docs, prompts))
+    if not found.problems:
+        _right_answers(task, docs, found)
     if context is not None and _answer_tokens(task) >= context:
         found.problems.append(f"asks for answers of {_answer_tokens(task)} tokens, and the model's context has {context}; leave it out of suite.tasks")
     elif context is not None and task.OUTPUT_TYPE != _ROLLING:  # documents are scored in windows
@@ -67,6 +69,32 @@ def _chance(task: Any, facts: TaskFacts, docs: Any) -> Iterator[str]:
     if abs(found - facts.chance) > _CHANCE_TOLERANCE and task.multiple_target == 0:
         numbers = f"{min(counts)} to {max(counts)}" if min(counts) != max(counts) else f"{counts[0]}"
         yield f"guessing among its {numbers} choices scores {found:.3f}, and the catalogue says {facts.chance:.3f}"
+
+
+def _right_answers(task: Any, docs: Any, found: Findings) -> None:
+    """Items whose right answer is none of their choices: lm-eval scores them 0, whatever the model answers."""
+    if task.OUTPUT_TYPE != "multiple_choice" or task.get_config("process_results"):
+        return
+    numbers = sorted({round(place * (len(docs) - 1) / (_CHOICE_ITEMS - 1)) for place in range(_CHOICE_ITEMS)})
+    wrong: list[tuple[Any, Sequence[Any]]] = []
+    for number in numbers:
+        choices = task.doc_to_choice(docs[number])
+        right = task.doc_to_text(docs[number]) if task.multiple_input else task.doc_to_target(docs[number])
+        if not all(_is_choice(entry, choices) for entry in (right if isinstance(right, list) else [right])):
+            wrong.append((right, choices))
+    if not wrong:
+        return
+    right, choices = wrong[0]
+    text = (
+        f"the right answer of {len(wrong)} of {len(numbers)} items that were looked at is none of their choices, and would be scored as wrong: "
+        f"'{right}' with the choices {', '.join(str(choice)[:20] for choice in choices)}"
+    )
+    (found.problems if 2 * len(wrong) >= len(numbers) else found.remarks).append(text)
+
+
+def _is_choice(right: Any, choices: Sequence[Any]) -> bool:
+    """Whether lm-eval finds a right answer, a text or the place of one, among the choices."""
+    return right in (choices if isinstance(right, str) else range(len(choices)))
 
 
 def _too_few_examples(task: Any, shots: int) -> Iterator[str]:
