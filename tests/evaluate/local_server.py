@@ -12,6 +12,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 NAME = "tiny"
+STOPS = 4
+"""Stop strings that a request may have: to OpenAI, and to vLLM 0.32."""
 TEMPLATE = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}assistant:"
 
 
@@ -51,6 +53,8 @@ class LocalServer:
         try:
             if failing:
                 return failing, {"error": {"message": f"made to fail with {failing}"}}
+            if len(body.get("stop") or []) > STOPS or "" in (body.get("stop") or []):
+                return 400, {"error": {"message": f"stop: at most {STOPS} strings, and none of them empty"}}
             if body["model"] != self.entry["id"]:
                 return 404, {"error": {"message": f"no model {body['model']}"}}
             with self._model, torch.no_grad():
@@ -82,10 +86,12 @@ class LocalServer:
         return 200, {"object": "chat.completion", "choices": [{"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": "length"}]}
 
     def _generate(self, prompt: list[int], body: dict[str, Any]) -> list[int]:
-        assert body["temperature"] == 0
         ids = torch.tensor([prompt])
-        options = {"do_sample": False, "max_new_tokens": body["max_tokens"], "pad_token_id": self.tokenizer.eos_token_id}
-        found = self.model.generate(ids, attention_mask=torch.ones_like(ids), **options)
+        sampled = {"do_sample": True, "temperature": body["temperature"]} if body["temperature"] > 0 else {"do_sample": False}
+        options = {"max_new_tokens": body["max_tokens"], "pad_token_id": self.tokenizer.eos_token_id} | sampled
+        with torch.random.fork_rng():
+            torch.manual_seed(body["seed"])  # as vLLM: what is sampled follows from the request alone
+            found = self.model.generate(ids, attention_mask=torch.ones_like(ids), **options)
         return [int(token) for token in found[0, len(prompt) :]]
 
     def _stopped(self, text: str, body: dict[str, Any]) -> str:

@@ -208,6 +208,39 @@ def test_what_passes_is_tried_again(server: LocalServer, url: str, model: Path, 
     assert ask(backend, "loglikelihood", PAIRS, tmp_path) == expected
 
 
+def test_copies_of_a_prompt_are_sampled_apart_and_the_same_in_every_run(server: LocalServer, url: str, model: Path, tmp_path: Path) -> None:
+    prompts = [("Bon dia", {"until": [], "max_gen_toks": 12, "do_sample": True, "temperature": 1.0})] * 3
+    backend = opened(server_config(url, model))
+    found = ask(backend, "generate_until", prompts, tmp_path)
+    assert len(set(found)) == 3
+    assert ask(opened(server_config(url, model, concurrent_requests=1)), "generate_until", prompts, tmp_path) == found
+    assert len({request["seed"] for request in server.requests}) == 3
+
+
+@pytest.mark.parametrize("name", ["max_gen_toks", "max_new_tokens", "max_tokens"])
+def test_the_length_of_an_answer_is_kept_to_under_each_of_its_names(server: LocalServer, url: str, model: Path, tmp_path: Path, name: str) -> None:
+    prompts = [("Bon dia", {"until": [], name: 7, "num_beams": 1}), (LONG, {"until": [], name: 7})]
+    backend = opened(server_config(url, model))
+    found = ask(backend, "generate_until", prompts[:1], tmp_path)
+    assert found == ask(in_process(model), "generate_until", prompts[:1], tmp_path)
+    ask(backend, "generate_until", prompts, tmp_path)
+    assert backend.truncated() == {(LONG,)}
+    assert [(request["max_tokens"], "max_new_tokens" in request, "num_beams" in request) for request in server.requests] == [(7, False, False)] * 3
+
+
+def test_a_search_with_beams_is_refused(url: str, model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"a search with beams \(num_beams\); use backend\.kind=transformers, or leave the task out"):
+        ask(opened(server_config(url, model)), "generate_until", [("Bon dia", {"until": [], "max_gen_toks": 7, "num_beams": 4})], tmp_path)
+
+
+def test_a_template_that_refuses_the_system_s_words_is_filled_without_them(server: LocalServer, url: str, model: Path, tmp_path: Path) -> None:
+    server.tokenizer.chat_template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + TEMPLATE
+    server.tokenizer.save_pretrained(tmp_path / "tokenizer")
+    backend = opened(server_config(url, tmp_path / "tokenizer", chat_template=True))
+    history = [{"role": "system", "content": "Respon."}, {"role": "user", "content": "Què fem?"}]
+    assert backend.lm.apply_chat_template(history) == "user: Què fem?\nassistant:"
+
+
 def test_requests_are_sent_as_many_at_once_as_is_said(server: LocalServer, url: str, model: Path, tmp_path: Path) -> None:
     one = opened(server_config(url, model, concurrent_requests=1))
     expected = ask(one, "loglikelihood", PAIRS, tmp_path)

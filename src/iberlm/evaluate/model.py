@@ -40,7 +40,7 @@ def load_model(config: EvaluateConfig, *, weights: bool = True) -> tuple[Any, An
         raise
     except Exception as error:  # damaged files raise as many kinds of errors as there are formats
         raise DataError(f"{folder}: cannot be loaded as a model ({type(error).__name__}: {error})") from error
-    _check(config, folder, model, tokenizer, report)
+    check_loaded(config, folder, model, tokenizer, report)
     return model.eval(), tokenizer
 
 
@@ -59,7 +59,11 @@ def pick_device(name: str) -> str:
     return name
 
 
-def _check(config: EvaluateConfig, folder: Path, model: Any, tokenizer: Any, report: dict[str, Any]) -> None:
+def check_loaded(config: EvaluateConfig, folder: Path, model: Any, tokenizer: Any, report: dict[str, Any]) -> None:
+    """Raise `DataError` for a model of `folder` that is not whole or not its tokenizer's, `ConfigError` for one without the template that is asked for.
+
+    `report` is what transformers tells of the loading (`output_loading_info`); the weights of `model` may be on the device `meta`.
+    """
     # transformers fills missing weights with random numbers and only warns
     absent = sorted(str(key) for key in report.get("missing_keys", ())) + sorted(str(key) for key in report.get("mismatched_keys", ()))
     if absent:

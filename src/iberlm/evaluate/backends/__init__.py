@@ -77,6 +77,7 @@ class Backend:
     device: str
     software: dict[str, str] = field(default_factory=dict)
     context_tokens: int | None = None
+    slice_requests: int = SLICE_REQUESTS
 
     def answer(self, request_type: str, requests: Sequence[Any], slices: Slices) -> list[Any]:
         """Answers to lm-eval's requests of one type, in their order; fewer where other processes compute slices of them.
@@ -84,8 +85,8 @@ class Backend:
         Raises `DataError` for a log-likelihood that is not a number.
         """
         answers: list[Any] = []
-        for start in range(0, len(requests), SLICE_REQUESTS):
-            part = list(requests[start : start + SLICE_REQUESTS])
+        for start in range(0, len(requests), self.slice_requests):
+            part = list(requests[start : start + self.slice_requests])
             identity = [request_type, [plain(request.args) for request in part]]
 
             def compute(part: list[Any] = part) -> list[Any]:

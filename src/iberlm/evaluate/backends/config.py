@@ -45,7 +45,9 @@ class BackendConfig:
     tensor_parallel: int = place(1)
     """GPUs that share one copy of the model."""
     gpu_memory_share: float = place(0.9)
-    """Share of each GPU's memory that vLLM takes."""
+    """Share of each GPU's memory that vLLM takes; on a CPU, of the machine's memory."""
+    eager: bool = place(False)
+    """Without the compilation at the start: it starts sooner and answers slower."""
 
     def __post_init__(self) -> None:
         one_of("backend.kind", self.kind, KINDS)

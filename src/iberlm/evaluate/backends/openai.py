@@ -6,6 +6,7 @@ is wrong instead of being tried again.
 """
 
 import asyncio
+import copy
 import importlib.metadata
 import json
 import logging
@@ -17,17 +18,19 @@ from typing import Any
 
 import aiohttp
 from lm_eval.models.openai_completions import LocalChatCompletion, LocalCompletionsAPI
-from lm_eval.models.utils import chunks, has_bos_prefix, normalize_gen_kwargs, postprocess_generated_text
-from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from lm_eval.models.utils import chunks, postprocess_generated_text
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from iberlm.core.errors import ConfigError, DataError, IberlmError, ResourceError
 from iberlm.core.needs import local_folder
-from iberlm.evaluate.backends import Backend, Slices, texts_of
+from iberlm.evaluate.backends import Backend, Slices
 from iberlm.evaluate.backends.config import BackendConfig
+from iberlm.evaluate.backends.prompts import Prompts, generation_settings, sampling_seeds
 from iberlm.evaluate.backends.server import ask_server, headers, refusal
 from iberlm.evaluate.config import EvaluateConfig
 
+STOPS = 4
+"""Stop strings that OpenAI's interface takes."""
 _HARNESS_LOG = "lm_eval.models.api_models"
 _PROBE = "Egun on! ¿Qué tal?"
 _ECHO = -1
@@ -46,14 +49,27 @@ class _Server:
     """What both endpoints share: the requests, their attempts, and what is done with answers. Mixed into lm-eval's models."""
 
     server: BackendConfig
+    slices: Slices
+    """Whose `seed` sampled answers follow."""
     cut: set[tuple[str, ...]]
     """Requests of the last call that were longer than the context."""
 
     async def get_batched_requests(
-        self, requests: list[Any], cache_keys: list[Any], *, generate: bool = True, ctxlens: list[int] | None = None, **options: Any
+        self,
+        requests: list[Any],
+        cache_keys: list[Any],
+        *,
+        generate: bool = True,
+        ctxlens: list[int] | None = None,
+        gen_kwargs: dict[str, Any] | None = None,
+        **options: Any,
     ) -> list[Any]:
         """Send requests, a few at a time. The first one that fails for good ends the others."""
         lengths: Sequence[Any] = ctxlens or [None] * len(requests)
+        settings: list[Any] = [gen_kwargs] * len(requests)
+        if gen_kwargs and gen_kwargs.get("do_sample"):
+            # with one seed for all, a server gives the same answer to every copy of a prompt
+            settings = [gen_kwargs | {"seed": seed} for seed in sampling_seeds(self.slices.seed, requests)]
         timeout = aiohttp.ClientTimeout(total=self.server.timeout_seconds)
         async with aiohttp.ClientSession(timeout=timeout, raise_for_status=self._refuse, trust_env=False) as session:
             limit = asyncio.Semaphore(self.server.concurrent_requests)
@@ -63,10 +79,12 @@ class _Server:
                 retry=retry_if_exception_type(PassingError),
                 reraise=True,
             )(self._ask)
-            parts = zip(chunks(requests, n=1), chunks(cache_keys, n=1), chunks(lengths, n=1), strict=True)
+            parts = zip(chunks(requests, n=1), chunks(cache_keys, n=1), chunks(lengths, n=1), settings, strict=True)
             tasks = [
-                asyncio.create_task(ask(session=session, sem=limit, messages=request, cache_keys=key, generate=generate, ctxlens=length, **options))
-                for request, key, length in parts
+                asyncio.create_task(
+                    ask(session=session, sem=limit, messages=request, cache_keys=key, generate=generate, ctxlens=length, gen_kwargs=asked, **options)
+                )
+                for request, key, length, asked in parts
             ]
             try:
                 return await asyncio.gather(*tasks)
@@ -97,7 +115,7 @@ class _Server:
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """Texts, ended before their stop strings, also where the server takes fewer of these than a task has."""
-        found = super().generate_until(requests, disable_tqdm)  # type: ignore[misc]
+        found = super().generate_until([_settled(request) for request in requests], disable_tqdm)  # type: ignore[misc]
         return [postprocess_generated_text(text, request.args[1].get("until"), None) for text, request in zip(found, requests, strict=True)]
 
     def look_for_cuts(self, request_type: str, requests: Sequence[Any]) -> None:
@@ -107,65 +125,36 @@ class _Server:
         if generate and gen_kwargs and gen_kwargs.get("do_sample") and "temperature" not in gen_kwargs:
             gen_kwargs = gen_kwargs | {"temperature": 1.0}  # lm-eval would drop do_sample and send 0
         found: dict[str, Any] = super()._create_payload(messages, generate=generate, gen_kwargs=gen_kwargs, **options)  # type: ignore[misc]
+        if found.get("stop"):
+            found["stop"] = [stop for stop in found["stop"] if stop][:STOPS]  # more, or an empty one, is refused; answers are ended at all of them here
         return found
 
 
-class Completions(_Server, LocalCompletionsAPI):  # type: ignore[misc]
+def _settled(request: Any) -> Any:
+    """The request with the settings of its answer under one name each: lm-eval's models of servers know `max_gen_toks` only, and pass the rest on."""
+    prompt, asked = request.args
+    found = copy.copy(request)
+    found.arguments = (prompt, generation_settings(asked))
+    return found
+
+
+class Completions(Prompts, _Server, LocalCompletionsAPI):  # type: ignore[misc]
     """`URL/completions`. With a tokenizer prompts are sent as tokens, and log-likelihoods are those of exactly these."""
 
     probed = False
-
-    def tok_encode(self, string: Any, left_truncate_len: int | None = None, add_special_tokens: bool | None = None, truncation: bool = False, **_: Any) -> Any:
-        """As lm-eval's HFLM: the tokenizer decides about BOS, unless the text has it already, or is scored from its first token on."""
-        if not isinstance(string, str):
-            return [self.tok_encode(text, left_truncate_len, add_special_tokens, truncation) for text in string]
-        if add_special_tokens is None and has_bos_prefix(string, self.tokenizer.decode(self.prefix_token_id)):
-            add_special_tokens = False
-        given = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
-        return list(self.tokenizer.encode(string, **given))[-(left_truncate_len or 0) :]
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         self._probe()
         return list(super().loglikelihood(requests, disable_tqdm=True))
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-        """As lm-eval's, but with the windows of all documents at once: one after the other the server would mostly wait."""
         self._probe()
-        owners: list[int] = []
-        windows: list[Any] = []
-        for number, request in enumerate(requests):
-            # the rolling likelihood puts BOS before the text itself
-            tokens = self.tok_encode(request.args[0], add_special_tokens=False)
-            rolling = get_rolling_token_windows(token_list=tokens, prefix_token=self.prefix_token_id, max_seq_len=self.max_length - 1, context_len=1)
-            for context, continuation in map(make_disjoint_window, rolling):
-                owners.append(number)
-                windows.append((None, context, continuation))
-        totals = [0.0] * len(requests)
-        for number, (value, _) in zip(owners, self._loglikelihood_tokens(windows), strict=True):
-            totals[number] += value
-        return totals
-
-    def _loglikelihood_tokens(self, requests: Sequence[Any], **options: Any) -> list[tuple[float, bool]]:
-        for text, _, continuation in requests:
-            if len(continuation) >= self.max_length:
-                raise DataError(f"an answer of {len(continuation)} tokens does not fit the context of {self.max_length + 1}: '{str(text)[:60]}'")
-        return list(super()._loglikelihood_tokens(requests, **options))
+        return super().loglikelihood_rolling(requests)
 
     def look_for_cuts(self, request_type: str, requests: Sequence[Any]) -> None:
-        if not self.tokenized_requests:
-            return
-        for request in requests:
-            if request_type == "generate_until":
-                self._check_length(request)
-            elif request_type == "loglikelihood" and request.args[0] and sum(map(len, self._encode_pair(*request.args))) > self.max_length:
-                self.cut.add(texts_of(request.args))
-
-    def _check_length(self, request: Any) -> None:
-        limit = int(normalize_gen_kwargs(request.args[1], self._max_gen_toks)["max_gen_toks"])
-        if limit >= self.max_length:
-            raise ConfigError(f"the task asks for answers of {limit} tokens, and the model's context has {self.max_length + 1}; leave the task out")
-        if len(self.tok_encode(request.args[0])) > self.max_length - limit:
-            self.cut.add(texts_of(request.args))
+        """Without a tokenizer only the server knows."""
+        if self.tokenized_requests:
+            super().look_for_cuts(request_type, requests)
 
     def _probe(self) -> None:
         """Refuse a server whose log-likelihoods are no use, before anything is scored with them. Raises `ConfigError` or `DataError`."""
@@ -237,7 +226,7 @@ class ServerBackend(Backend):
     """A model behind a server."""
 
     def answer(self, request_type: str, requests: Sequence[Any], slices: Slices) -> list[Any]:
-        self.lm.cut = set()
+        self.lm.slices, self.lm.cut = slices, set()
         try:
             with _silent():
                 self.lm.look_for_cuts(request_type, requests)  # of all, also of those that the journal answers
