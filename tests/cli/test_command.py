@@ -6,10 +6,18 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 
 from iberlm.cli.completion import candidates
+from iberlm.cli.tools import app
 from iberlm.cli.verbs import VERBS
+from iberlm.core.errors import ConfigError
+from iberlm.evaluate.leaderboard.every_eval_ever import RELATIONSHIPS
+from iberlm.evaluate.leaderboard.publish import FORMATS
+from iberlm.evaluate.pairing import NEED_SAME
+from iberlm.evaluate.review import items_file
+from iberlm.evaluate.suite import families
 
 
 def iberlm(*arguments: str, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
@@ -146,18 +154,81 @@ def test_cards_are_validated_and_listed(tmp_path: Path) -> None:
         ("iberlm pretrain model=nan", ["model=nano"]),
         ("iberlm pretrain optimizer.learn", ["optimizer.learning_rate="]),
         ("iberlm pretrain strategy=z", ["strategy=zero1", "strategy=zero2", "strategy=zero3"]),
-        ("iberlm cards ", []),
+        ("iberlm cards ", ["validate", "new", "list"]),
+        ("iberlm results l", ["list"]),
+        ("iberlm results list --", ["--model"]),
+        ("iberlm results list ", []),
+        ("iberlm completion z", ["zsh"]),
+        ("iberlm compare a b --a", ["--across"]),
+        ("iberlm compare a b --language ca", ["ca", "ca-valencia"]),
+        ("iberlm compare --store ", []),
+        ("iberlm leaderboard STORE --suite ib", ["iberian", "iberobench"]),
+        ("iberlm leaderboard STORE --suite=ibero", ["--suite=iberobench"]),
+        ("iberlm leaderboard STORE --no-items --so", ["--source-url"]),
+        ("iberlm watch --e", ["--every"]),
+        ("iberlm watch r", []),
+        ("iberlm watch --every 5 --once runs/x suite=q", ["suite=quick"]),
+        ("iberlm items --out items suite.ta", ["suite.tasks="]),
+        ("iberlm items suite=ibero", ["suite=iberobench"]),
+        ("iberlm plan pre", ["pretrain"]),
+        ("iberlm prefetch evaluate suite=q", ["suite=quick"]),
+        ("iberlm review-items commonsense_ca", ["commonsense_ca_valencia"]),
+        ("iberlm evaluate suite.tasks=[mini", ["suite.tasks=[minimal_pairs"]),
+        ("iberlm evaluate suite.tasks=[reading", ["suite.tasks=[reading,", "suite.tasks=[reading]"]),
+        ("iberlm evaluate suite.tasks=[reading,rea", []),
+        ("iberlm evaluate suite.tasks=[reading]", []),
+        ("iberlm evaluate suite.tasks=read", []),
+        ("iberlm evaluate suite.tasks.x=", []),
+        ("iberlm evaluate 'suite.tasks=[reading, mini", ["suite.tasks=[reading, minimal_pairs"]),
+        ("iberlm evaluate 'suite.tasks=[reading, copa]' suite=q", ["suite=quick"]),
+        ("iberlm evaluate --cfg job suite=q", ["suite=quick"]),
+        ("iberlm evaluate suite.languages=[ca,", [f"suite.languages=[ca,{tag}" for tag in ("es", "ca-valencia", "eu", "gl")]),
+        ("iberlm watch runs/x +suite.upstream.eu=[belebele", ["+suite.upstream.eu=[belebele_eus_Latn"]),
+        ("iberlm evaluate '+suite.upstream={gl: [xnli_gl], eu: [belebele", ["+suite.upstream={gl: [xnli_gl], eu: [belebele_eus_Latn"]),
+        ("iberlm run evaluate.suite.tasks=[minim", ["evaluate.suite.tasks=[minimal_pairs"]),
     ],
 )
 def test_completion_offers_verbs_groups_choices_and_keys(line: str, expected: list[str]) -> None:
     assert candidates(line) == expected
 
 
-def test_completion_works_in_a_real_bash() -> None:
+def test_completion_offers_what_the_tools_take() -> None:
+    assert candidates("iberlm leaderboard STORE --format ") == list(FORMATS)
+    assert candidates("iberlm leaderboard STORE --relationship ") == list(RELATIONSHIPS)
+    assert candidates("iberlm compare a b --across ") == list(NEED_SAME)
+    assert candidates("iberlm evaluate suite.tasks=") == [f"suite.tasks=[{name}" for name in families()]
+    reviewed = candidates("iberlm review-items ")
+    assert len(reviewed) > 10
+    assert all(items_file(task).is_file() for task in reviewed)
+    with pytest.raises(ConfigError) as refused:
+        items_file("none")
+    assert sorted(str(refused.value).partition("choose among ")[2].split(", ")) == sorted(reviewed)
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    for tool in ("compare", "leaderboard", "watch", "items", "review-items"):
+        options = [name for option in commands[tool].params for name in option.opts if name.startswith("--")]
+        assert options
+        assert candidates(f"iberlm {tool} --") == options
+
+
+@pytest.mark.parametrize("line", ["iberlm evaluate suite.tasks=[read", "iberlm items suite=q", "iberlm compare --", "iberlm review-items r", "iberlm results "])
+def test_completion_imports_nothing_heavy(line: str) -> None:
+    code = (
+        "import sys; from iberlm.cli.completion import candidates\n"
+        f"assert candidates({line!r})\n"
+        "heavy = {'torch', 'transformers', 'lm_eval', 'datasets', 'pyarrow', 'numpy'} & set(sys.modules); assert not heavy, heavy"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"), [("pretrain strategy=f", "strategy=fsdp2"), ("items suite.tasks=[copa,minim", "suite.tasks=[copa,minimal_pairs")]
+)
+def test_completion_works_in_a_real_bash(typed: str, expected: str) -> None:
     script = f"""
 export PATH={Path(sys.executable).parent}:$PATH
 eval "$({sys.executable} -m iberlm completion bash)"
-COMP_LINE="iberlm pretrain strategy=f"; COMP_POINT=${{#COMP_LINE}}; _iberlm_complete; echo "${{COMPREPLY[@]}}"
+COMP_LINE="iberlm {typed}"; COMP_POINT=${{#COMP_LINE}}; _iberlm_complete; echo "${{COMPREPLY[@]}}"
 """
     ended = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True, env=os.environ)
-    assert ended.stdout.strip() == "strategy=fsdp2"
+    assert ended.stdout.strip() == expected

@@ -21,7 +21,7 @@ from tests.curate.small_run import EMAIL, SAMPLE, make_run
 
 def iberlm(*arguments: str, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
     environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
-    return subprocess.run([sys.executable, "-m", "iberlm", *arguments], capture_output=True, text=True, check=False, cwd=cwd, timeout=300, env=environment)
+    return subprocess.run([sys.executable, "-m", "iberlm", *arguments], capture_output=True, text=True, check=False, cwd=cwd, timeout=1800, env=environment)
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +221,7 @@ def test_help_of_the_command_and_of_tools_imports_nothing_heavy() -> None:
         ("iberlm calibrate runs/demo --language ", ["es", "ca", "ca-valencia", "eu", "gl"]),
         ("iberlm calibrate runs/demo --", ["--share", "--language", "--out"]),
         ("iberlm inspect runs/de", []),
-        ("iberlm completion ", []),
+        ("iberlm completion ", ["bash", "zsh", "fish"]),
     ],
 )
 def test_completion_offers_options_and_languages(line: str, expected: list[str]) -> None:

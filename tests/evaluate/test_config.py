@@ -23,6 +23,11 @@ from iberlm.evaluate.config import EvaluateConfig, SuiteConfig
         ({"languages": []}, r"suite\.languages: must be given"),
         ({"languages": ["val"]}, r"suite\.languages: unknown language 'val'.*ca-valencia"),
         ({"upstream": {"ca_valencia": ["xnli_va"]}}, r"suite\.upstream: unknown language 'ca_valencia'"),
+        ({"licences": {"eus_trivia": "CC BY 4.0"}}, r"suite\.licences\.eus_trivia: 'CC BY 4\.0' is not an SPDX licence; did you mean CC-BY-4\.0\?"),
+        ({"licences": {"eus_trivia": "cc-by-4.0"}}, r"suite\.licences\.eus_trivia: 'cc-by-4\.0' is not the SPDX spelling; did you mean CC-BY-4\.0\?"),
+        ({"licences": {"eus_trivia": "MIT OR"}}, r"suite\.licences\.eus_trivia: 'MIT OR' is not an SPDX expression .*; write e\.g\. 'CC-BY-4\.0'"),
+        ({"licences": {"eus_trivia": "xyzzy"}}, r"'xyzzy' is not an SPDX licence; choose one from .* \(SPDX, or LicenseRef-NAME for what is not on its list\)"),
+        ({"licences": {"eus_trivia": " "}}, r"suite\.licences\.eus_trivia: must be given"),
     ],
 )
 def test_a_suite_that_cannot_be_asked_is_refused(settings: dict[str, Any], message: str) -> None:
@@ -48,6 +53,11 @@ def test_a_suite_that_cannot_be_asked_is_refused(settings: dict[str, Any], messa
 def test_a_wrong_setting_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         EvaluateConfig(**({"model_folder": "model", "validation": "curate"} | settings))
+
+
+def test_licences_by_hand_may_be_expressions_and_ones_own() -> None:
+    licences = {"eus_trivia": "CC-BY-4.0 AND MIT", "paws_es": "LicenseRef-PAWS", "galcola": "LicenseRef-scancode-public-domain OR CC0-1.0"}
+    assert SuiteConfig(licences=licences).licences == licences
 
 
 def test_every_suite_recipe_makes_settings() -> None:

@@ -2,14 +2,18 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from iberlm.evaluate.leaderboard.board import Entrant, places
+from iberlm.evaluate.leaderboard.gather import gather
+from iberlm.evaluate.leaderboard.means import Standing, standings
 from iberlm.evaluate.leaderboard.publish import Options, write_leaderboard
+from iberlm.evaluate.leaderboard.views import first_of, place_text
 from iberlm.evaluate.store.store import Store
 from tests.browser import chromium, contrast
 from tests.evaluate.board_store import HOSTILE, MODELS, SMALL, tasks_of, write_store
@@ -171,10 +175,12 @@ def test_filters_hide_languages_models_and_tasks(browser: Browser, site: Path) -
         form.locator("input[name=language][value='2']").uncheck()
         assert not page.locator("#language-2").is_visible()
         assert not page.locator(f"{MEANS} thead th[data-l='2']").is_visible()
+        assert page.locator("#models .verdict").inner_text().endswith("Place and mean are over all languages, also those that are hidden.")
+        assert "hidden" not in page.locator("#language-1 .verdict").inner_text()
         assert page.locator("#language-1").is_visible()  # Catalan stays where Valencian goes
         form.locator("input[name=search]").fill("DEMO-7B")
         assert models_of(page, MEANS) == ["iberlm/demo-7b (no chat template)", "iberlm/demo-7b (chat template)"]
-        assert form.locator("output").inner_text() == f"2 of {len(MODELS)} models"
+        assert form.locator("output").inner_text() == f"2 of {len(MODELS)} models; places are among these"
         form.locator("select[name=template]").select_option("chat template")
         assert models_of(page, MEANS) == ["iberlm/demo-7b (chat template)"]
         assert page.locator("#language-0 .dot:visible").count() == page.locator("#language-0 .strip:not(.scale)").count()
@@ -190,6 +196,98 @@ def test_filters_hide_languages_models_and_tasks(browser: Browser, site: Path) -
         tasks = page.locator("#language-0 table.tasks tbody tr:visible")
         assert tasks.count() == 1
         assert "belebele" in tasks.first.inner_text()
+
+
+PLACES = """
+() => [...document.querySelectorAll('table.means, table.tasks')].map(table => [...table.tBodies[0].rows].map(row => [...row.cells]
+  .filter(cell => cell.checkVisibility()).map(cell => [cell.classList.contains('place') ? cell.textContent : '', cell.classList.contains('first')])))
+"""
+"""Text of every place that is shown, and which numbers are bold, by table, row and cell."""
+
+
+def places_of(page: Page, table: str) -> dict[str, str]:
+    names = models_of(page, table)
+    rows = [row for row in page.locator(f"{table} tbody tr").all() if row.is_visible()]
+    return {name: row.locator("td.place").inner_text() for name, row in zip(names, rows, strict=True)}
+
+
+def expected_places(standing: Standing, shown: list[Entrant]) -> dict[str, str]:
+    ranked = [entrant for entrant in shown if entrant.index in standing.places]
+    found = places([standing.means[entrant.index].interval for entrant in ranked])
+    return {entrant.label: "–" for entrant in shown if entrant.index in standing.means} | {
+        entrant.label: place_text(place) for entrant, place in zip(ranked, found, strict=True)
+    }
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "keeps"),
+    [
+        ("search", "Demo-1", lambda entrant: "demo-1" in entrant.name),
+        ("size", "1 to 4 B", lambda entrant: entrant.size_class == "1 to 4 B"),
+        ("template", "chat template", lambda entrant: entrant.template_name == "chat template"),
+        ("dtype", "bfloat16", lambda entrant: entrant.dtype == "bfloat16"),
+    ],
+)
+def test_places_are_those_among_the_models_that_a_filter_leaves(browser: Browser, site: Path, field: str, value: str, keeps: Callable[[Entrant], bool]) -> None:
+    board = gather([site.parent / "store"])
+    means, left = standings(board), [entrant for entrant in board.entrants if keeps(entrant)]
+    with Visit(browser, site) as page:
+        form = page.locator(".filters form")
+        before, verdict = places_of(page, MEANS), page.locator("#models .verdict").inner_text()
+        assert before == expected_places(means.overall, board.entrants)
+        control = form.locator(f"[name={field}]")
+        control.fill(value) if field == "search" else control.select_option(value)
+        expected = expected_places(means.overall, left)
+        assert places_of(page, MEANS) == expected
+        assert {name: before[name] for name in expected} != expected, "the filter changes nothing here"
+        for number, language in enumerate(board.languages):
+            assert places_of(page, f"#language-{number} table.means") == expected_places(means.languages[language], left)
+        told = f"Places and bold numbers are among the {len(left)} of {len(MODELS)} models that the filter leaves."
+        for note in page.locator(".verdict").all():
+            assert note.inner_text() == told
+        page.emulate_media(media="print")
+        assert page.locator("#models .verdict").is_visible()
+        assert places_of(page, MEANS) == expected
+        page.emulate_media(media="screen")
+        form.locator("button[type=reset]").click()
+        expect(page.locator("#models .verdict")).to_have_text(verdict)
+        assert places_of(page, MEANS) == before
+
+
+def test_bold_numbers_share_the_first_place_among_those_that_are_shown(browser: Browser, site: Path) -> None:
+    board = gather([site.parent / "store"])
+    left = [entrant for entrant in board.entrants if entrant.dtype == "bfloat16"]
+    with Visit(browser, site) as page:
+        page.locator("select[name=dtype]").select_option("bfloat16")
+        for number, language in enumerate(board.languages):
+            rows = page.locator(f"#language-{number} table.tasks tbody tr")
+            for task in board.tasks_in(language):
+                row = rows.filter(has=page.locator(f"[data-cell$='-{task.index}']"))
+                bold = row.locator("td.first:visible").evaluate_all("cells => cells.map(cell => Number(cell.dataset.e))")
+                assert set(bold) == first_of(task, board.row_of(task, left)), task.name
+        page.locator("select[name=dtype]").select_option("")
+        page.locator("select[name=backend]").select_option("openai")
+        assert page.locator("td.first:visible").count() == 0  # one model is first among nobody
+
+
+def test_the_program_ranks_as_the_exports_do_and_a_table_sorted_by_place_stays_so(browser: Browser, site: Path) -> None:
+    with Visit(browser, site, scripts=False) as page:
+        plain = page.evaluate(PLACES)
+    with Visit(browser, site) as page:
+        assert page.evaluate(PLACES) == plain
+        search = page.locator("input[name=search]")
+        search.fill("demo-1b")
+        assert page.evaluate(PLACES) != plain
+        search.fill("")
+        assert page.evaluate(PLACES) == plain
+        page.locator(f"{MEANS} th.place button").focus()
+        page.keyboard.press("Enter")
+        assert page.evaluate("document.activeElement.closest('th').getAttribute('aria-sort')") == "ascending"
+        search.fill("demo")
+        found = [tuple(map(int, place.split(" to "))) for place in places_of(page, MEANS).values()]
+        assert len(found) == 3
+        assert found == sorted(found)
+        assert page.locator(f"{MEANS} th.place").get_attribute("aria-sort") == "ascending"
 
 
 def test_charts_show_the_models_that_are_chosen(browser: Browser, site: Path) -> None:

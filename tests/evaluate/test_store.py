@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from hypothesis import strategies as st
 from iberlm.cli import results_tool
 from iberlm.core.errors import ConfigError, CorruptError, DataError, ResourceError
 from iberlm.evaluate.store import order
+from iberlm.evaluate.store.journal import Journal, writing
 from iberlm.evaluate.store.merge import compact, merge
 from iberlm.evaluate.store.schema import FORMAT, ITEM_SCHEMA, KEY, RESULT_KEY, RESULT_SCHEMA, item_key
 from iberlm.evaluate.store.segment import ITEMS, RESULTS, read_segment, segments
@@ -531,6 +533,30 @@ def test_the_tool_lists_merges_checks_and_compacts(tmp_path: Path, capsys: pytes
         with pytest.raises(DataError, match=r"nowhere: is no result store: it has no store\.json"):
             command(tool, tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_store_that_has_just_begun_says_what_its_journal_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with writing(tmp_path, "reading_es.v1-0a1b"), Journal(tmp_path, "reading_es.v1-0a1b") as journal:
+        who = f"process {os.getpid()} on {socket.gethostname()}"
+        command("list", tmp_path)
+        listed = capsys.readouterr().out.splitlines()
+        going_on = "the same evaluation goes on from there"
+        assert listed == [f"{tmp_path}: no result yet", f"unfinished: reading_es.v1-0a1b, begun by {who}, no answer in the journal yet; {going_on}"]
+        journal.note("0", [[-1.5, True]])
+        with Journal(tmp_path, "copa_eu", "rank 0") as other:
+            other.note("0", [])
+        command("list", tmp_path)
+        assert capsys.readouterr().out.splitlines()[1:] == [
+            f"unfinished: copa_eu, 1 slice in the journal; {going_on}",
+            f"unfinished: reading_es.v1-0a1b, begun by {who}, 1 slice in the journal; {going_on}",
+        ]
+        command("check", tmp_path)
+        assert f"unfinished: copa_eu, 1 slice in the journal; {going_on}" in capsys.readouterr().out
+    Store(tmp_path).append()
+    for path in (tmp_path / "journal").iterdir():
+        path.unlink()
+    command("list", tmp_path, "--model", "latxa")
+    assert capsys.readouterr().out.splitlines() == [f"{tmp_path}: no result yet", "nothing is in the journal either"]
 
 
 def test_only_the_files_that_may_have_an_answer_are_opened(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from omegaconf import OmegaConf
 
@@ -10,7 +11,9 @@ from iberlm.core.errors import ConfigError
 from iberlm.core.languages import LANGUAGES
 from iberlm.core.resources import resource_dir
 from iberlm.evaluate.catalogue import OWN, UNKNOWN, catalogue, task_facts
-from iberlm.evaluate.config import SuiteConfig
+from iberlm.evaluate.config import EvaluateConfig, SuiteConfig
+from iberlm.evaluate.evaluate import run
+from iberlm.evaluate.store.store import Store
 from iberlm.evaluate.suite import BITS_PER_BYTE, SuiteTask, families, resolve, task_key_files, why_missing
 
 RECIPES = sorted((resource_dir("recipes") / "suite").glob("*.yaml"))
@@ -108,3 +111,34 @@ def test_a_task_named_without_a_licence_is_refused() -> None:
     (task,), _ = resolve(SuiteConfig(tasks=[], languages=["eu"], upstream={"eu": ["eus_trivia"]}))
     with pytest.raises(ConfigError, match="task without licence"):
         task_facts(task.name, language=task.language)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "title"),
+    [
+        ("iberian", {}, "iberian"),
+        ("iberian", {"languages": ["es", "eu"]}, "iberian (changed)"),
+        ("ca_valencia", {"tasks": ["reading"]}, "ca_valencia (changed)"),
+        ("eu", {"upstream": {"eu": ["eus_trivia"]}}, "eu (changed)"),
+        ("quick", {"languages": ["gl", "eu", "ca-valencia", "ca", "es"]}, "quick"),  # the same tasks in another order
+        ("es", {"licences": {"xnli_es": "CC-BY-NC-4.0"}}, "es"),
+    ],
+)
+def test_a_suite_that_asks_other_tasks_than_its_recipe_says_so(name: str, settings: dict[str, Any], title: str) -> None:
+    assert suite(name, **settings).title == title
+    assert SuiteConfig(**{**vars(suite(name, **settings)), "name": "ours"}).title == "ours"
+
+
+def test_results_of_a_changed_suite_are_not_filed_under_the_name_of_the_recipe(model: Path, validation: Path, tmp_path: Path) -> None:
+    def evaluated(name: str, out: str) -> list[dict[str, Any]]:
+        asked = SuiteConfig(name=name, tasks=["minimal_pairs"], languages=["gl"])
+        given = EvaluateConfig(model_folder=str(model), validation=str(validation), suite=asked, limit=4, store=str(tmp_path / "store"))
+        rows: list[dict[str, Any]] = pq.read_table(run(given, [], tmp_path / out).path("results.parquet")).to_pylist()
+        return rows
+
+    changed = evaluated("iberian", "changed")
+    assert {row["suite"] for row in changed} == {"iberian (changed)"}
+    assert {row["suite"] for row in Store(tmp_path / "store").results().to_pylist()} == {"iberian (changed)"}
+    ours = evaluated("ours", "ours")
+    assert {row["suite"] for row in ours} == {"ours"}
+    assert [row | {"suite": ""} for row in ours] == [row | {"suite": ""} for row in changed], "the key does not know the suite's name: nothing is asked again"

@@ -1,8 +1,10 @@
 """`iberlm results`: look into a result store, bring stores together, check one, and make few files of many."""
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import unquote
 
 import typer
 
@@ -34,9 +36,13 @@ def list_results(
 ) -> None:
     """What a store has: how many items of each task each model answered. A '+' stands where the task is not finished."""
     _existing(store)
-    counts = {place: n for place, n in _counts(store).items() if model in place[0].name or place[0].model.startswith(model)}
+    every = _counts(store)
+    if not every:
+        print("\n".join([f"{store}: no result yet", *(_journals(store) or ["nothing is in the journal either"])]))
+        return
+    counts = {place: n for place, n in every.items() if model in place[0].name or place[0].model.startswith(model)}
     if not counts:
-        raise DataError(f"{store}: has no items" + (f" of a model '{model}'; iberlm results list {store} lists all" if model else ""))
+        raise DataError(f"{store}: has no items of a model '{model}'; iberlm results list {store} lists all")
     models = sorted({asked for asked, _ in counts})
     finished = _finished(store)
     for start in range(0, len(models), _MODELS_A_BLOCK):
@@ -47,9 +53,11 @@ def list_results(
 
 
 def _existing(store: Path) -> None:
+    """Raise `DataError` for what is no store. The mark is written with the first rows: before them a store has a journal alone."""
+    from iberlm.evaluate.store.journal import FOLDER
     from iberlm.evaluate.store.store import MARK, Store
 
-    if not (store / MARK).is_file():
+    if not (store / MARK).is_file() and not (store / FOLDER).is_dir():
         raise DataError(f"{store}: is no result store: it has no {MARK}; the stage evaluate keeps its own in RUN_DIR/store")
     Store(store)
 
@@ -92,9 +100,30 @@ def _print_block(models: list[_Asked], start: int, counts: dict[tuple[_Asked, st
 
 
 def _journals(store: Path) -> list[str]:
+    """A line for each evaluation that is not finished, with the process that began it: it may be at work, or was killed."""
     from iberlm.evaluate.store.journal import unfinished
 
-    return [f"unfinished: {name}, {slices:,} slices in the journal; the same evaluation goes on from there" for name, slices in unfinished(store).items()]
+    slices, begun = unfinished(store), _begun(store)
+    lines = []
+    for name in sorted(slices.keys() | begun.keys()):
+        by = f", begun by {begun[name]}" if begun.get(name) else ""
+        count = slices.get(name, 0)
+        noted = f"{count:,} {'slice' if count == 1 else 'slices'} in the journal" if count else "no answer in the journal yet"
+        lines.append(f"unfinished: {name}{by}, {noted}; the same evaluation goes on from there")
+    return lines
+
+
+def _begun(store: Path) -> dict[str, str]:
+    """Evaluations that have a lock, and what it says of the process."""
+    from iberlm.evaluate.store.journal import FOLDER
+    from iberlm.evaluate.store.merge import COMPACTION
+
+    found = {}
+    for path in (store / FOLDER).glob("*.lock"):
+        with contextlib.suppress(FileNotFoundError):  # it has just ended
+            found[unquote(path.stem)] = path.read_text(encoding="utf-8").strip()
+    found.pop(COMPACTION, None)
+    return found
 
 
 @app.command("merge")

@@ -321,16 +321,6 @@ def _known_language(option: str, tag: str, among: tuple[str, ...]) -> None:
     check_language(tag, option, among=among)
 
 
-def options_of(command: str) -> dict[str, list[str]]:
-    """Options of a tool and the values that they may have, as far as these are few; for completion."""
-    found = next((entry for entry in typer.main.get_command(app).commands.values() if entry.name == command), None)  # type: ignore[attr-defined]
-    options: dict[str, list[str]] = {}
-    for parameter in found.params if found else ():
-        for name in (name for name in parameter.opts if name.startswith("--")):
-            options[name] = list(LANGUAGES) if name == "--language" else []
-    return options
-
-
 _ClickError: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 """Base of typer's complaints about a command line; typer brings its own click in newer versions."""
 

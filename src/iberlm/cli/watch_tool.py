@@ -142,7 +142,7 @@ class Watcher:
             named = f"{len(left)} tasks ({', '.join([*left[:3], *(['...'] if left[3:] else [])])})" if left[1:] else left[0]
             say(f"watch: the data of {named} is not staged, and must be in the local cache; iberlm prefetch evaluate gathers it, for data=FOLDER")
         done = sum(self._is_evaluated(checkpoint) for checkpoint in self._all())
-        say(f"watch: {shown(self.watched.run_dir)}, suite {self.settings.suite.name}" + (f"; {done} checkpoints are evaluated already" if done else ""))
+        say(f"watch: {shown(self.watched.run_dir)}, suite {self.settings.suite.title}" + (f"; {done} checkpoints are evaluated already" if done else ""))
 
     def look(self, *, patient: bool) -> bool:
         """Evaluate what is new; whether all that is there is done."""

@@ -183,7 +183,7 @@ def _stamp(config: EvaluateConfig, backend: Backend, model: ModelIdentity) -> di
         "dtype": model.dtype,
         "model_name": model_name(config),
         "device": backend.device,
-        "batch": batch if model.backend == "transformers" else "by the server",
+        "batch": batch if config.in_process else "by the server",
         "software": json.dumps(backend.software | {"iberlm": code_version()}, sort_keys=True),
         "created": time.time(),
     }
@@ -197,7 +197,7 @@ def _about(config: EvaluateConfig, asked: Asked, items: Rows) -> dict[str, Any]:
         "task": facts.name,
         "version": items[0]["version"],
         "task_key": asked.key,
-        "suite": config.suite.name,
+        "suite": config.suite.title,
         "num_fewshot": items[0]["num_fewshot"],
         "template": asked.template,
         "limit": config.limit,

@@ -2,15 +2,19 @@
 
 import difflib
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import cache
+from pathlib import Path
 
 from iberlm.core.config import StageConfig, at_least, between, given, one_of
 from iberlm.core.errors import ConfigError
 from iberlm.core.languages import LANGUAGES, check_language
+from iberlm.core.resources import resource_dir
 from iberlm.core.stage import place
 from iberlm.evaluate.backends.config import BackendConfig
 from iberlm.evaluate.catalogue import own_families
-from iberlm.evaluate.suite import BITS_PER_BYTE, families
+from iberlm.evaluate.suite import BITS_PER_BYTE, families, resolve
+from iberlm.evaluate.tasks import read_file
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -20,6 +24,7 @@ class SuiteConfig:
     """What is asked (`suite=`): families of our own tasks in languages, and tasks that lm-eval brings."""
 
     name: str = "sample"
+    """What results are filed under (`title`): give another one to a suite of your own."""
     tasks: list[str] = field(default_factory=lambda: ["minimal_pairs", "reading", BITS_PER_BYTE])
     """Families: the files `eval/LANG/FAMILY_LANG.yaml`."""
     languages: list[str] = field(default_factory=lambda: list(LANGUAGES))
@@ -28,7 +33,7 @@ class SuiteConfig:
     """Names of further tasks by language, e.g. {eu: [belebele_eus_Latn]}: of the catalogue, or any of lm-eval's. A name that the
     catalogue does not have needs a licence below, and start-up takes some 15 s longer, in which lm-eval reads all its task files."""
     licences: dict[str, str] = field(default_factory=dict)
-    """SPDX licences of the data of tasks that the catalogue has without one, or not at all: {some_task: CC-BY-4.0}."""
+    """SPDX licences of the data of tasks that the catalogue has without one, or not at all: {some_task: CC-BY-4.0}; LicenseRef-NAME for others."""
 
     def __post_init__(self) -> None:
         if not self.tasks and not self.upstream:
@@ -45,6 +50,27 @@ class SuiteConfig:
         for key, values in (("suite.tasks", self.tasks), ("suite.languages", self.languages), ("suite.upstream", upstream)):
             if repeated := sorted({value for value in values if values.count(value) > 1}):
                 raise ConfigError(f"{key}: '{repeated[0]}' is listed twice")
+        for task, licence in self.licences.items():
+            _check_licence(task, licence)
+
+    @property
+    def title(self) -> str:
+        """The name for results: with ` (changed)` where `recipes/suite/` has a suite of this name that asks other tasks."""
+        recipe = suite_recipe(self.name) if self.name in suite_recipes() else self
+        return self.name if set(resolve(recipe)[0]) == set(resolve(self)[0]) else f"{self.name} (changed)"
+
+
+def suite_recipes() -> dict[str, Path]:
+    """Files of the suites in `recipes/suite/` by name."""
+    return {path.stem: path for path in sorted((resource_dir("recipes") / "suite").glob("*.yaml"))}
+
+
+@cache
+def suite_recipe(name: str) -> SuiteConfig:
+    """The suite of `recipes/suite/NAME.yaml` as it stands there."""
+    settings, _ = read_file(suite_recipes()[name])
+    known = {entry.name for entry in fields(SuiteConfig)}
+    return SuiteConfig(**{key: value for key, value in settings.items() if key in known})
 
 
 @dataclass(kw_only=True)
@@ -124,3 +150,11 @@ def _check_family(name: str, known: dict[str, list[str]]) -> None:
     if any(name.startswith(f"{family}_") for family in known):
         hint = f"name the family and give suite.languages; {choices}"
     raise ConfigError(f"suite.tasks: unknown task '{name}'; {hint} (tasks of lm-eval itself go under suite.upstream)")
+
+
+def _check_licence(task: str, licence: str) -> None:
+    from iberlm.cards.licences import problem_of  # brings pydantic: only when a licence is given
+
+    given(f"suite.licences.{task}", licence.strip())
+    if problem := problem_of(licence):
+        raise ConfigError(f"suite.licences.{task}: {'; '.join(problem)} (SPDX, or LicenseRef-NAME for what is not on its list)")

@@ -58,12 +58,13 @@ def evaluate_tasks(config: EvaluateConfig, tasks: list[Asked]) -> Evaluated:
                 advance(len(done), "from the store")
             computed = ask_all(config, store, pending, done, advance)
     results, items = Rows(), Rows()
+    given = {"suite": config.suite.title, "model_name": model_name(config), "step": step(config)}
     for task in tasks:
         rows, answers = done[task.facts.name]
         # the primary metric first, as the rows of a task that was just asked
         rows = sorted(rows, key=lambda row: (bool(row["group"]), not row["primary"], row["group"], row["metric"]))
         rows, answers = _with_contamination(config, task.facts, rows, answers, seen)
-        results += [row | about_task(task.facts) | {"suite": config.suite.name, "model_name": model_name(config), "step": step(config)} for row in rows]
+        results += [row | about_task(task.facts) | given for row in rows]
         items += answers
     return Evaluated(results, items, computed)
 

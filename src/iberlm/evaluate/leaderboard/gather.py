@@ -11,16 +11,14 @@ from typing import Any
 import pyarrow as pa
 
 from iberlm.core.errors import ConfigError, DataError
-from iberlm.core.resources import resource_dir
 from iberlm.evaluate.alarms import same_scores
 from iberlm.evaluate.catalogue import MEASURES, TaskFacts, catalogue
-from iberlm.evaluate.config import SuiteConfig
+from iberlm.evaluate.config import suite_recipe, suite_recipes
 from iberlm.evaluate.leaderboard.board import Board, Cell, Entrant, Row, Task
 from iberlm.evaluate.leaderboard.wording import count, language_rank, short_names
 from iberlm.evaluate.store.order import newest
 from iberlm.evaluate.store.store import MARK, Store
 from iberlm.evaluate.suite import resolve
-from iberlm.evaluate.tasks import read_file
 
 NO_TEMPLATE = "none"
 _MIN_HASH = 4
@@ -70,12 +68,9 @@ def gather(stores: Sequence[Path], *, models: Sequence[str] = (), suite: str = "
 
 def suite_tasks(name: str) -> dict[str, tuple[str, str]]:
     """Family and language of the tasks of a suite's recipe, by name. Raises `ConfigError` for a suite that is not there."""
-    known = {path.stem: path for path in sorted((resource_dir("recipes") / "suite").glob("*.yaml"))}
-    if name not in known:
+    if name not in (known := suite_recipes()):
         raise ConfigError(f"leaderboard --suite: there is no suite '{name}'; choose among {', '.join(known)}")
-    settings, _ = read_file(known[name])
-    fields = {field.name for field in dataclasses.fields(SuiteConfig)}
-    found, _ = resolve(SuiteConfig(**{key: value for key, value in settings.items() if key in fields}))
+    found, _ = resolve(suite_recipe(name))
     return {task.name: (task.family, task.language) for task in found}
 
 

@@ -55,16 +55,22 @@ def mean_cell(standing: Standing | None, entrant: Entrant, noun: str = "tasks") 
     """A cell of a table of means."""
     mean = standing.means.get(entrant.index) if standing else None
     if standing is None or mean is None:
-        return {"text": "", "sort": "", "whisker": "", "ends": "", "partial": "", "first": False}
+        return {"text": "", "sort": "", "compared": "", "whisker": "", "ends": "", "partial": "", "first": False}
     interval = mean.interval
     return {
         "text": number(interval.value),
         "sort": f"{interval.value:.6f}",
+        "compared": _compared(interval) if mean.complete else "",
         "whisker": whisker(interval, POINTS),
         "ends": between(interval.low, interval.high),
         "partial": "" if mean.complete else f"{mean.tasks} of {mean.of} {noun}",
         "first": standing.ranked > 1 and standing.places.get(entrant.index, (2, 2))[0] == 1,
     }
+
+
+def _compared(interval: Interval) -> str:
+    """The ends of an interval that is ranked, more is better: by them the page ranks the models that a filter leaves."""
+    return f"{interval.low:.9g} {interval.high:.9g}"
 
 
 def place_text(place: tuple[int, int] | None) -> str:
@@ -150,7 +156,13 @@ def task_row(view: Shown, task: Task, entrants: Sequence[Entrant]) -> dict[str, 
     comparable = [cell for _, cell in found if not cell.aside]
     digits = digits_of(*(cell.value for cell in cells.values()), task.best)
     scale = value_scale(task, [cell for _, cell in found])
-    first = first_of(task, found)
+    first, ranked = first_of(task, found), _ranked(task, found)
+
+    def shown_cell(index: int) -> dict[str, Any] | None:
+        if index not in cells:
+            return None
+        return score_cell(cells[index], scale, digits, index in first) | {"compared": _compared(ranked[index]) if index in ranked else ""}
+
     return {
         "task": task,
         "page": view.pages[task.index],
@@ -160,7 +172,7 @@ def task_row(view: Shown, task: Task, entrants: Sequence[Entrant]) -> dict[str, 
         "items_sort": max((cell.row["n"] or 0 for _, cell in found), default=0),
         "chance": number(task.chance, 2) if task.chance is not None else "",
         "averaged": task in view.standings.core[task.language],
-        "cells": [(entrant, cells.get(entrant.index) and score_cell(cells[entrant.index], scale, digits, entrant.index in first)) for entrant in entrants],
+        "cells": [(entrant, shown_cell(entrant.index)) for entrant in entrants],
         "compared": len(comparable),
     }
 
@@ -180,13 +192,19 @@ def value_scale(task: Task, cells: Sequence[Cell]) -> Scale:
 
 def first_of(task: Task, found: Sequence[tuple[Entrant, Cell]]) -> set[int]:
     """Indices of the entrants that share the first place of a task."""
-    compared = [(entrant, cell.interval) for entrant, cell in found if not cell.aside and cell.interval is not None]
-    if len(compared) < 2 or task.higher_is_better is None:
+    ranked = _ranked(task, found)
+    if len(ranked) < 2:
         return set()
-    upward = [interval if task.higher_is_better else _mirrored(interval) for _, interval in compared if interval]
-    ranks = places(upward)
-    best = {entrant.index for (entrant, _), place in zip(compared, ranks, strict=True) if place and place[0] == 1}
-    return best if len(best) < len(compared) else set()
+    best = {index for index, place in zip(ranked, places([*ranked.values()]), strict=True) if place and place[0] == 1}
+    return best if len(best) < len(ranked) else set()
+
+
+def _ranked(task: Task, found: Sequence[tuple[Entrant, Cell]]) -> dict[int, Interval]:
+    """Intervals that are compared, by the entrants' indices, turned so that more is better; {} where nobody knows what is better."""
+    if task.higher_is_better is None:
+        return {}
+    compared = {entrant.index: cell.interval for entrant, cell in found if not cell.aside and cell.interval is not None}
+    return compared if task.higher_is_better else {index: _mirrored(interval) for index, interval in compared.items()}
 
 
 def _mirrored(interval: Interval) -> Interval:

@@ -43,10 +43,7 @@ class Journal:
         """Answers by slice, of all writers. Damaged lines are left out, and said where they are not the last one."""
         found: dict[str, list[Any]] = {}
         for path in self._files():
-            try:
-                content = path.read_bytes()
-            except FileNotFoundError:  # discarded meanwhile
-                continue
+            content = _content(path)
             entries, whole, damaged = _parse(content)
             for slice_id, answers in entries:
                 found.setdefault(slice_id, answers)
@@ -112,7 +109,15 @@ class Journal:
 def unfinished(folder: Path) -> dict[str, int]:
     """Names of the evaluations whose journals lie in the store `folder`, and how many slices each has."""
     names = sorted({unquote(path.name.split(".")[0]) for path in (Path(folder) / FOLDER).glob("*.*.jsonl")})
-    return {name: sum(len(_parse(path.read_bytes())[0]) for path in Journal(folder, name)._files()) for name in names}
+    return {name: sum(len(_parse(_content(path))[0]) for path in Journal(folder, name)._files()) for name in names}
+
+
+def _content(path: Path) -> bytes:
+    """Content of a file that an evaluation at work may just have discarded: then nothing."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
 
 
 def _parse(content: bytes) -> tuple[list[tuple[str, list[Any]]], int, int]:
