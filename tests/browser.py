@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 CHROMIUM = Path(shutil.which("chromium") or shutil.which("chromium-browser") or "/usr/bin/chromium")
 ARGUMENTS = [
     *("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"),
     *("--disable-sync", "--no-first-run", "--disable-quic"),
 ]
+PATIENCE = 300_000.0
+"""Milliseconds that a browser may take to start, and a page to become what a test expects: a busy machine is no fault of theirs."""
+expect.set_options(timeout=PATIENCE)
 CONTRAST = """
 ({skip, marks}) => {
   const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
@@ -59,7 +62,7 @@ def chromium() -> Iterator[Browser]:
     if not CHROMIUM.is_file():
         pytest.fail(f"{CHROMIUM} is missing: pages are tested in a real browser; install it with `apt-get install chromium`")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS, timeout=PATIENCE)
         yield browser
         browser.close()
 

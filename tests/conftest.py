@@ -1,4 +1,4 @@
-"""What every test has: no network (in child processes too), offline hubs, and a quiet environment."""
+"""What every test has: no network (in child processes too), offline hubs, a quiet environment, and the same examples of a property in every run."""
 
 import os
 import runpy
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 NO_NETWORK = Path(__file__).parent / "no_network"
 
@@ -14,6 +15,10 @@ os.environ["PYTHONPATH"] = os.pathsep.join(entry for entry in (str(NO_NETWORK), 
 os.environ.update(OMP_WAIT_POLICY="PASSIVE", TOKENIZERS_PARALLELISM="false")
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
 runpy.run_path(str(NO_NETWORK / "sitecustomize.py"))  # patches this process, as PYTHONPATH does its children
+
+# neither the load of the machine nor a draw decides whether a property holds; `pytest --hypothesis-profile=default` looks for new examples
+settings.register_profile("same", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("same")
 
 
 @pytest.fixture

@@ -34,6 +34,8 @@ TINY = [
 ]
 KILLED = ("extract", "annotate", "curate", "train_tokenizer", "tokenize", "pretrain", "evaluate", "finetune", "report")
 """Folders of the stages in which the line is killed."""
+MUST = {"annotate", "pretrain", "evaluate", "finetune"}
+"""Those that take long enough to be cut off."""
 SAME_BYTES = ("extract", "annotate", "dedup", "curate", "train_tokenizer", "tokenize")
 
 
@@ -46,7 +48,7 @@ def command(folder: Path, *more: str) -> "subprocess.Popen[str]":
 
 def whole(folder: Path) -> str:
     process = command(folder)
-    _, said = process.communicate(timeout=600)
+    _, said = process.communicate(timeout=3000)
     assert process.returncode == 0, said
     return said
 
@@ -56,15 +58,14 @@ def kill_in(folder: Path, stage: str) -> bool:
     process = command(folder)
     begun, ended = folder / "run" / stage / ".stage.json", folder / "run" / stage / "manifest.json"
     checkpoints = folder / "run/pretrain/checkpoints"
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 3000
     while time.monotonic() < deadline and process.poll() is None and not ended.exists():
         if begun.exists() and (stage != "pretrain" or any(checkpoints.glob("step-*"))):
             break
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
-    time.sleep(0.2)  # its children die with it, a moment later
-    return not ended.exists()
+    process.communicate()  # until its children have gone, too: they hold the other end
+    return begun.exists() and not ended.exists()
 
 
 @pytest.fixture(scope="module")
@@ -72,13 +73,20 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[str
     """An undisturbed run, one that was killed in every stage and then completed, and the stages that were really cut off."""
     folder = tmp_path_factory.mktemp("line")
     whole(folder / "undisturbed")
-    cut_off = [stage for stage in KILLED if kill_in(folder / "killed", stage)]
+    cut_off = []
+    for stage in KILLED:
+        cut = kill_in(folder / "killed", stage)
+        for _ in range(4):
+            if not cut and stage in MUST:  # it was over before this process was awake again, as may be on a busy machine
+                shutil.rmtree(folder / "killed/run" / stage)
+                cut = kill_in(folder / "killed", stage)
+        cut_off += [stage] if cut else []
     whole(folder / "killed")
     return folder / "undisturbed" / "run", folder / "killed" / "run", cut_off
 
 
 def test_the_kills_landed(runs: tuple[Path, Path, list[str]]) -> None:
-    assert {"annotate", "pretrain", "evaluate", "finetune"} <= set(runs[2])
+    assert set(runs[2]) >= MUST
 
 
 @pytest.mark.parametrize("stage", SAME_BYTES)
@@ -108,12 +116,12 @@ def test_the_report_tells_of_every_stage(runs: tuple[Path, Path, list[str]]) -> 
 
 def test_sigterm_reaches_the_stage_which_saves_and_the_next_run_goes_on_from_there(runs: tuple[Path, Path, list[str]], tmp_path: Path) -> None:
     shutil.copytree(runs[0], tmp_path / "run", ignore=shutil.ignore_patterns("pretrain", "evaluate*", "finetune", "report"))
-    process = command(tmp_path, "pretrain.steps=400")
+    process = command(tmp_path, "pretrain.steps=40000")  # more than it does before the signal
     metrics = tmp_path / "run/pretrain/metrics.jsonl"
     while process.poll() is None and not (metrics.is_file() and metrics.stat().st_size):
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=300)
+    _, said = process.communicate(timeout=3000)
     assert process.returncode == 75, said
     assert "stopped in 'pretrain'; run the same command again to go on" in said
     assert any((tmp_path / "run/pretrain/checkpoints").glob("step-*"))

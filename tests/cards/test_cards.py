@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +153,13 @@ def test_stale_licence_evidence_only_warns(tmp_path: Path) -> None:
     assert card is not None
     assert [problem.warning for problem in problems] == [True]
     assert load_card(path, today=TODAY).name == "town_notices"
+
+
+def test_evidence_of_a_day_that_has_begun_elsewhere_is_not_in_the_future(tmp_path: Path) -> None:
+    path = write_card(tmp_path, put("licence", "evidence", "checked_on", TODAY + timedelta(days=1)))
+    assert check_card(path, today=TODAY)[1] == []
+    path = write_card(tmp_path, put("licence", "evidence", "checked_on", TODAY + timedelta(days=2)))
+    assert "in the future" in str(check_card(path, today=TODAY)[1][0])
 
 
 def test_own_licence_with_its_text_is_accepted(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def test_each_stage_waits_for_those_that_it_reads(tmp_path: Path) -> None:
         "pretrain": ["tokenize"],
         "evaluate": ["pretrain"],
         "finetune": ["pretrain"],
-        "evaluate_finetuned": ["finetune"],
+        "evaluate_finetuned": ["evaluate", "finetune"],
         "report": ["evaluate", "evaluate_finetuned"],
     }
 

@@ -95,7 +95,7 @@ def test_an_element_waits_for_the_one_that_prepares_the_folder(tmp_path: Path) -
         with pytest.raises(subprocess.TimeoutExpired):
             waiting.wait(2)
         fcntl.flock(stream, fcntl.LOCK_UN)
-    assert waiting.wait(60) == 0
+    assert waiting.wait(600) == 0
     assert missing_elements(out, key(out), 2) == []
 
 
@@ -139,7 +139,7 @@ def test_elements_that_begin_at_once_over_an_older_result_lose_nothing(tmp_path:
     run_stage("copy", 1, sharded(["old"], 1), CopyConfig(text="old"), [], out, resumable=True)
     started = [subprocess.Popen([sys.executable, "-c", ELEMENT, str(out), str(number)], stderr=subprocess.PIPE, text=True) for number in range(4)]
     for process in started:
-        _, said = process.communicate(timeout=120)
+        _, said = process.communicate(timeout=600)
         assert process.returncode == 0, said
     assert missing_elements(out, key(out), 4) == []
     assert not (out / "old.txt").exists()

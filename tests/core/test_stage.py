@@ -213,6 +213,8 @@ from iberlm.core.files import write_text
 
 def shard(number, out):
     if number == 2:
+        while not (out / "0.txt").exists():  # of another worker
+            time.sleep(0.01)
         (out / ".hanging").touch()
         time.sleep(600)
     write_text(out / f"{number}.txt", str(number))
@@ -234,7 +236,7 @@ def test_kill_9_leaves_no_manifest_no_worker_and_a_folder_that_resumes(tmp_path:
     root = str(Path(__file__).parents[2])
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([root, os.environ["PYTHONPATH"]])}
     process = subprocess.Popen([sys.executable, str(script), str(out), workers], env=environment, start_new_session=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not (out / ".hanging").exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.05)
     assert (out / ".hanging").exists()

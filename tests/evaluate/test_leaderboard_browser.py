@@ -159,6 +159,8 @@ def test_a_number_opens_with_everything_that_is_known_of_it(browser: Browser, si
         assert "Solved examples" in dialog.inner_text()
         command = dialog.locator("code").inner_text()
         assert command.startswith("iberlm evaluate")
+        page.clock.install()
+        page.clock.pause_at(page.evaluate("Date.now()") + 60_000)  # the word is taken back after two seconds
         dialog.locator("button.copy").click()
         expect(dialog.locator("button.copy")).to_have_text("Copied")
         assert page.evaluate("navigator.clipboard.readText()") == command

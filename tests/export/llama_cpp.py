@@ -27,7 +27,7 @@ class LlamaCpp:
 
     def _post(self, path: str, body: dict[str, Any]) -> Any:
         request = urllib.request.Request(self._server.listening_address + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=60) as reply:
+        with urllib.request.urlopen(request, timeout=600) as reply:
             return json.load(reply)
 
     def encode(self, text: str, *, framed: bool = False, parse_special: bool = False) -> list[int]:

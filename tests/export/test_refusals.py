@@ -163,7 +163,7 @@ def test_a_full_disk_leaves_nothing_behind(model: Path, small_disk: Path, tokeni
 
 def iberlm(*arguments: str) -> "subprocess.CompletedProcess[str]":
     environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
-    return subprocess.run([sys.executable, "-m", "iberlm", "export", *arguments], capture_output=True, text=True, check=False, timeout=300, env=environment)
+    return subprocess.run([sys.executable, "-m", "iberlm", "export", *arguments], capture_output=True, text=True, check=False, timeout=1800, env=environment)
 
 
 def test_the_command_line(model: Path, tmp_path: Path) -> None:

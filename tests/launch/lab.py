@@ -15,7 +15,7 @@ nodes: 2
 tasks_per_node: 2
 cores_per_node: 4
 exclusive: false
-walltime_minutes: 10
+walltime_minutes: 60
 signal_seconds: 60
 node_local: /tmp
 """
@@ -42,7 +42,7 @@ TINY = [
 """Of the demo: everything in it, and nothing that takes long."""
 
 
-def login(folder: Path, *arguments: str, profile: str = PROFILE, timeout: float = 300) -> "subprocess.CompletedProcess[str]":
+def login(folder: Path, *arguments: str, profile: str = PROFILE, timeout: float = 1800) -> "subprocess.CompletedProcess[str]":
     """Run `iberlm ARGUMENTS` in `folder`, beside which the cluster's profile is."""
     configs = folder / "profiles" / "cluster"
     configs.mkdir(parents=True, exist_ok=True)

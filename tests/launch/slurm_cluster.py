@@ -20,6 +20,8 @@ from typing import TypeVar
 T = TypeVar("T")
 
 NODES, CORES, MEMORY_MB, GPUS = 3, 8, 8000, 4
+PATIENCE = 10.0
+"""How many times longer than on an idle machine of two cores anything may take before a test is given up."""
 PACKAGES = {"slurmctld": "slurmctld", "slurmd": "slurmd", "sbatch": "slurm-client", "munged": "munge", "unshare": "util-linux", "setpriv": "util-linux"}
 PATH = os.pathsep.join([*dict.fromkeys(["/usr/sbin", "/sbin", *os.environ.get("PATH", "/usr/bin:/bin").split(os.pathsep)])])
 
@@ -32,7 +34,7 @@ SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 CredType=cred/munge
-AuthInfo=socket={folder}/munge/socket,ttl=600,cred_expire=5
+AuthInfo=socket={folder}/munge/socket,ttl=600,cred_expire=10
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool/%n
 SlurmctldPidFile={folder}/pid/slurmctld
@@ -53,10 +55,12 @@ SlurmdParameters=config_overrides
 GresTypes=gpu
 SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0,bf_interval=1
-SlurmctldTimeout=10
-SlurmdTimeout=6
-MessageTimeout=10
-KillWait=2
+SlurmctldTimeout=100
+SlurmdTimeout=60
+MessageTimeout=60
+KillWait=60
+MinJobAge=3600
+FirstJobId={first_job}
 JobRequeue=1
 ReturnToService=1
 """
@@ -117,18 +121,18 @@ class SlurmCluster:
     def run(self, *command: str | Path, check: bool = True) -> str:
         """Output of a program of Slurm. Raises `AssertionError` with its words when it fails."""
         done = subprocess.run(
-            [str(word) for word in command], env={**os.environ, **self.environment}, capture_output=True, text=True, errors="replace", timeout=60, check=False
+            [str(word) for word in command], env={**os.environ, **self.environment}, capture_output=True, text=True, errors="replace", timeout=600, check=False
         )
         if check and done.returncode != 0:
             raise AssertionError(f"{command}: status {done.returncode}: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout
 
     def wait(self, predicate: Callable[[], T], seconds: float, what: str) -> T:
-        """The predicate's first true value. Raises `AssertionError` with the queue and the logs when there is none within so many seconds."""
-        end = time.monotonic() + seconds
+        """The predicate's first true value. Raises `AssertionError` with the queue and the logs when there is none within `PATIENCE` times so many seconds."""
+        end = time.monotonic() + PATIENCE * seconds
         while not (value := predicate()):
             if time.monotonic() > end:
-                raise AssertionError(f"not within {seconds:g} s: {what}\n{self.report()}")
+                raise AssertionError(f"not within {PATIENCE * seconds:g} s: {what}\n{self.report()}")
             time.sleep(0.2)
         return value
 
@@ -161,7 +165,7 @@ class SlurmCluster:
         return len(set(self.run("sinfo", "-h", "-N", "-r", "-t", "idle", "-o", "%N", check=False).split()))
 
     def kill_node(self, number: int) -> None:
-        """Power a node off: every process on it is gone when this returns. Slurm finds out after some seconds (`down` tells it at once)."""
+        """Power a node off: every process on it is gone when this returns. Slurm finds out after a minute (`down` tells it at once)."""
         self._end(f"node{number}")
 
     def start_node(self, number: int) -> None:
@@ -227,7 +231,9 @@ class SlurmCluster:
         port, *node_ports = _free_ports(1 + self.nodes)
         of_node = f"NodeHostname=localhost NodeAddr=127.0.0.1 Sockets=1 CoresPerSocket={CORES} ThreadsPerCore=1 RealMemory={MEMORY_MB} Gres=gpu:{GPUS}"
         lines = [f"NodeName={name} Port={node_port} {of_node}" for name, node_port in zip(names, node_ports, strict=True)]
-        (self.folder / "slurm.conf").write_text(CONFIGURATION.format(folder=self.folder, port=port) + "\n".join(lines) + PARTITIONS)
+        # jobs of several clusters at once must not have the same numbers: the port at which their ranks meet comes from it
+        configuration = CONFIGURATION.format(folder=self.folder, port=port, first_job=random.randrange(1, 20_000))
+        (self.folder / "slurm.conf").write_text(configuration + "\n".join(lines) + PARTITIONS)
 
     def _power_on(self, number: int) -> None:
         name = f"node{number}"
@@ -255,7 +261,7 @@ class SlurmCluster:
         targets = _children(process.pid) if name.startswith("node") else [process.pid]
         for pid in targets or [process.pid]:
             os.kill(pid, 9)
-        process.wait(timeout=20)
+        process.wait(timeout=200)
 
 
 def _children(pid: int) -> list[int]:
@@ -277,10 +283,10 @@ def _tail(path: Path, lines: int) -> str:
 
 
 def _free_ports(number: int) -> Iterable[int]:
-    """Below those that the system gives to clients, so that a node that was off finds its port free again."""
+    """Below those that the system gives to clients, so that a node that was off finds its port free again, and above those at which ranks of jobs meet."""
     found: list[int] = []
     while len(found) < number:
-        port = random.randrange(10_000, 32_000)
+        port = random.randrange(30_000, 32_768)
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))

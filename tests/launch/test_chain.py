@@ -26,6 +26,11 @@ def test_the_demo_runs_as_a_chain_whose_killed_element_is_submitted_again_alone(
     # one rank a node, and one in all: what several ranks need is tested in test_training
     sizes = ["pretrain.cluster.tasks_per_node=1", "finetune.cluster.nodes=1", "finetune.cluster.tasks_per_node=1"]
     arrays = [*sizes, "curate.cluster.elements=2", "curate.extract.shard_bytes=200000", "tokenize.cluster.elements=2"]
+    # the element that is to be killed waits for it
+    setup = tmp_path / "profiles" / "setup.sh"
+    setup.parent.mkdir()
+    setup.write_text('[ "${SLURM_ARRAY_TASK_ID:-}" != 1 ] || sleep 3000\n')
+    arrays.append(f"curate.cluster.setup_file={setup}")
     # not to begin by itself, so that the kill does not race with the work
     status, said = chain(tmp_path, HOSTILE, *arrays, "curate.cluster.extra=['--begin=now+3600']")
     assert status == 0, said
@@ -51,6 +56,7 @@ def test_the_demo_runs_as_a_chain_whose_killed_element_is_submitted_again_alone(
     planned = read_plan(run_dir / "extract")
     assert done == set(planned[0::2]) != set(planned)
     slurm.wait(lambda: not slurm.run("squeue", "-h", "-o", "%i").strip(), 30, "the rest of the chain is cancelled")
+    setup.write_text("")
 
     status, said = chain(tmp_path, HOSTILE, *arrays)
     assert status == 0, said

@@ -452,7 +452,8 @@ def test_without_slurm_only_a_slurm_profile_has_a_problem(monkeypatch: pytest.Mo
 def test_a_controller_that_does_not_answer_is_a_finding(slurm: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("slurm.conf", "gres.conf"):
         text = (slurm.folder / name).read_text()
-        (tmp_path / name).write_text(re.sub("SlurmctldPort=.*", "SlurmctldPort=9", text))  # where nothing listens
+        text = re.sub("SlurmctldPort=.*", "SlurmctldPort=9", text)  # where nothing listens
+        (tmp_path / name).write_text(re.sub("MessageTimeout=.*", "MessageTimeout=2", text))  # for so long Slurm asks again
     monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
     found = named(check_slurm(LAB), "controller")
     assert found.level == PROBLEM

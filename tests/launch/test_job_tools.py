@@ -52,7 +52,7 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
 
 def test_cancelling_asks_on_a_terminal_and_needs_yes_elsewhere(slurm: SlurmCluster, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    first = submit(slurm, run, "fetch", "sleep 300")
+    first = submit(slurm, run, "fetch", "sleep 3000")
     second = submit(slurm, run, "tokenize", "true", f"--dependency=afterok:{first.job}", after=[first.job])
     array = submit(slurm, run, "evaluate-array", "true", "--hold", stage="evaluate", array="0-2")
     slurm.wait_state(first.job, "RUNNING")
@@ -94,7 +94,7 @@ def at_terminal(run: Path, answer: str) -> str:
         while b"[y/N]" not in asked:
             asked += os.read(person, 1000)
         os.write(person, f"{answer}\n".encode())
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=600)
     os.close(person)
     assert process.returncode == 0
     return out.strip()

@@ -185,5 +185,5 @@ def test_jobs_that_end_at_once_lose_no_entry_of_the_quarantine(job: JobFile) -> 
     program = "import sys; from pathlib import Path; from iberlm.launch.job import quarantine; quarantine.add(Path(sys.argv[1]), {sys.argv[2]: 'died'}, 7)"
     nodes = [f"gs0{number}" for number in range(6)]
     processes = [subprocess.Popen([sys.executable, "-c", program, str(job.run_dir), name], stderr=subprocess.DEVNULL) for name in nodes]
-    assert [process.wait(60) for process in processes] == [0] * len(nodes)
+    assert [process.wait(600) for process in processes] == [0] * len(nodes)
     assert quarantine.quarantined(job.run_dir) == dict.fromkeys(nodes, "died")

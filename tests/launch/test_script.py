@@ -169,7 +169,7 @@ def test_what_no_script_can_hold_is_refused(changes: dict[str, Any], words: str)
 
 def printed(words: str) -> str:
     """What bash makes of a word, with TMP and B set."""
-    done = subprocess.run(["bash", "-uc", f"printf %s {words}"], env={"TMP": "t m'p\"$(x)", "B": "b"}, capture_output=True, check=True, timeout=30)
+    done = subprocess.run(["bash", "-uc", f"printf %s {words}"], env={"TMP": "t m'p\"$(x)", "B": "b"}, capture_output=True, check=True, timeout=300)
     return done.stdout.decode()
 
 

@@ -29,6 +29,7 @@ def test_an_array_is_submitted_followed_and_cancelled(slurm: SlurmCluster, tmp_p
     job = client.submit(write_script(tmp_path / HOSTILE, "--array=0-3%1", name, "--time=30", body=body, name=f"-x {HOSTILE}.sh"))
     other = client.submit(write_script(tmp_path, "--hold"))
     slurm.wait(lambda: client.queue([job])[1].state == "RUNNING", 20, "the second element runs")
+    slurm.wait(lambda: all(entry.reason == "JobArrayTaskLimit" for entry in client.queue([job])[2:]), 20, "Slurm has looked at the others")
 
     elements = client.queue([job, 999_999])
     assert [(entry.job, entry.element, entry.label) for entry in elements] == [(job, number, f"{job}_{number}") for number in range(4)]
@@ -113,6 +114,7 @@ def test_a_chain_behind_a_failed_job_says_so(slurm: SlurmCluster) -> None:
     closed = slurm.submit("hostname", "--partition=closed")
     slurm.wait(lambda: client.queue([waiting])[0].reason == "DependencyNeverSatisfied", 20, "the dependency can never be satisfied")
     slurm.wait_state(ended, "CANCELLED")
+    slurm.wait(lambda: client.queue([closed])[0].reason == "PartitionDown", 20, "Slurm has looked at the job for the closed partition")
     by_job = {entry.job: entry for entry in client.queue([failing, waiting, ended, closed])}
     assert by_job[failing].explanation.startswith("ended with an error")
     assert client.never_starts(by_job[waiting].reason)
@@ -127,6 +129,8 @@ def test_waiting_after_a_requeue_is_no_fault(slurm: SlurmCluster) -> None:
     job = slurm.submit("sleep 600", "--requeue")
     slurm.wait_state(job, "RUNNING")
     slurm.run("scontrol", "requeue", str(job))
+    slurm.wait_state(job, "PENDING")
+    slurm.run("scontrol", "update", f"JobId={job}", "StartTime=now+3600")  # else it waits some seconds only
     slurm.wait(lambda: client.queue([job])[0].reason == "BeginTime", 20, "the job waits to begin again")
     (entry,) = client.queue([job])
     assert entry.is_live
@@ -186,7 +190,8 @@ def test_a_machine_without_slurm_is_told_what_to_do(tmp_path: Path, monkeypatch:
 def test_a_controller_that_is_not_there_is_named(slurm: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (slurm.folder / "slurm.conf").read_text()
     dead = tmp_path / "slurm.conf"
-    dead.write_text("\n".join("SlurmctldPort=1" if line.startswith("SlurmctldPort=") else line for line in text.splitlines()) + "\n")
+    other = {"SlurmctldPort": "1", "MessageTimeout": "5"}  # nothing listens there, and Slurm asks again for as long as a message may take
+    dead.write_text("".join(f"{key}={other.get(key, value)}\n" for key, _, value in (line.partition("=") for line in text.splitlines()) if key))
     (tmp_path / "gres.conf").write_text((slurm.folder / "gres.conf").read_text())
     monkeypatch.setenv("SLURM_CONF", str(dead))
     with pytest.raises(ResourceError, match=r"Unable to contact slurm controller.*scontrol ping"):

@@ -42,7 +42,7 @@ def test_a_cluster_dies_with_the_process_that_made_it(slurm: SlurmCluster, tmp_p
         "import os, sys; from tests.launch.slurm_cluster import SlurmCluster; c = SlurmCluster(1); c.up(); print(c.folder, flush=True); os.kill(os.getpid(), 9)"
     )
     root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=600, check=False)
     folder = Path(done.stdout.strip())
     assert folder.is_dir(), done.stderr
     slurm.wait(lambda: not processes_of(folder), 10, "the daemons of a killed process are gone")
@@ -59,5 +59,6 @@ def test_a_node_that_is_powered_off_takes_its_processes_along(slurm: SlurmCluste
     assert not [text for text in processes_of(slurm.folder) if on_node in text or "sleep 4242" in text]
     slurm.down(2)
     slurm.wait(lambda: slurm.job(job)["Restarts"] == "1", 20, "the job is back in the queue")
+    slurm.run("scancel", str(job))  # else it begins again there
     slurm.start_node(2)
-    assert slurm.idle_nodes() == slurm.nodes
+    slurm.wait(lambda: slurm.idle_nodes() == slurm.nodes, 20, "all nodes are idle")

@@ -1,5 +1,6 @@
 """`iberlm status`, `logs` and `cancel` on a real Slurm, as the owner of a run reads them."""
 
+import itertools
 import json
 import os
 import sys
@@ -22,9 +23,10 @@ from .slurm_cluster import SlurmCluster
 
 LABELLED = """srun --label --kill-on-bad-exit=1 -n2 bash -c '
 echo rank $SLURM_PROCID begins
-if [ $SLURM_PROCID = 1 ]; then sleep 0.5; python3 -c "import no_such"; exit 1; fi
-sleep 60'"""
-"""Two ranks, one of which fails."""
+if [ $SLURM_PROCID = 1 ]; then while ! [ -e begun ]; do sleep 0.1; done; python3 -c "import no_such"; exit 1; fi
+touch begun
+sleep 3000'"""
+"""Two ranks, one of which fails when the other has begun; in a folder of the test's own."""
 REAL = f"{sys.executable} -m iberlm.launch.job"
 
 
@@ -69,7 +71,7 @@ def row(text: str, name: str) -> str:
 def test_a_chain_with_a_failed_element_as_its_owner_sees_it_and_cancels_it(slurm: SlurmCluster, tmp_path: Path) -> None:
     run = tmp_path / "my run"
     complete(run / "fetch")
-    work = "case $SLURM_ARRAY_TASK_ID in 1) echo 'iberlm: raw: part-1.warc is cut short; fetch it again' >&2; (exit 4);; 2) sleep 300;; esac"
+    work = "case $SLURM_ARRAY_TASK_ID in 1) echo 'iberlm: raw: part-1.warc is cut short; fetch it again' >&2; (exit 4);; 2) sleep 3000;; esac"
     array = submit(slurm, run, "curate-extract-array", work, array="0-3%3", out=run / "extract", book=True)
     curate = submit(slurm, run, "curate", "true", f"--dependency=afterok:{array.job}", "--kill-on-invalid-dep=yes", after=[array.job])
     train = submit(slurm, run, "pretrain", "true", f"--dependency=afterok:{curate.job}", "--kill-on-invalid-dep=yes", after=[curate.job], goal=100)
@@ -77,7 +79,9 @@ def test_a_chain_with_a_failed_element_as_its_owner_sees_it_and_cancels_it(slurm
     failed = submit(slurm, run, "finetune", "echo \"ModuleNotFoundError: No module named 'peft'\" >&2; (exit 1)", book=True)
     orphan = submit(slurm, run, "report", "true", f"--dependency=afterok:{failed.job}", after=[failed.job])
     slurm.wait_state(f"{array.job}_1", "FAILED")
-    slurm.wait_state(f"{array.job}_3", "COMPLETED")
+    for element in (0, 3):
+        slurm.wait_state(f"{array.job}_{element}", "COMPLETED")
+    slurm.wait_state(f"{array.job}_2", "RUNNING")
     slurm.wait_state(failed.job, "FAILED")
     slurm.wait(lambda: slurm.job(orphan.job).get("Reason") == "DependencyNeverSatisfied", 10, "Slurm sees that it never starts")
 
@@ -133,7 +137,7 @@ def test_a_chain_with_a_failed_element_as_its_owner_sees_it_and_cancels_it(slurm
 def test_a_hang_is_told_by_log_and_heartbeat_together_and_never_of_a_requeued_job(slurm: SlurmCluster, tmp_path: Path) -> None:
     run, out = tmp_path / "run", tmp_path / "run" / "pretrain"
     begun(out)
-    job = submit(slurm, run, "pretrain", "echo begun; sleep 300", "--time=30", "--requeue", goal=3000, book=True)
+    job = submit(slurm, run, "pretrain", "echo begun; sleep 3000", "--time=60", "--requeue", goal=3000, book=True)
     slurm.wait(lambda: any("begun" in path.read_text() for path in job.logs(run)), 20, "it trains")
     now = time.time()
     heartbeat(out, at=now, alive=now, step=-1, phase="start")
@@ -173,12 +177,14 @@ def test_a_hang_is_told_by_log_and_heartbeat_together_and_never_of_a_requeued_jo
 
     slurm.run("scontrol", "requeue", str(job.job))
     slurm.wait_state(job.job, "PENDING")
+    slurm.run("scontrol", "update", f"JobId={job.job}", "StartTime=now+3600")  # else it begins again in some seconds, whether all is asked or not
     stage = by_name(run, now + 360_000)["pretrain"]
     assert (stage.state, stage.hangs, stage.remarks) == ("queued", False, [])
     text = told(run, now)
     print(text)
     assert "this is no fault" in row(text, "pretrain")
     assert "starts again " in row(text, "pretrain")
+    slurm.run("scontrol", "update", f"JobId={job.job}", "StartTime=now")
     slurm.wait_state(job.job, "RUNNING", seconds=30)
     slurm.wait(lambda: (run / "slurm/pretrain/starts.jsonl").read_text().count('"start"') == 2, 20, "it has begun again")
     # the heartbeats of the start before say nothing of this one
@@ -224,6 +230,24 @@ def test_logs_of_ranks_and_following_until_the_end(slurm: SlurmCluster, tmp_path
     stage = by_name(run)["pretrain"]
     assert stage.why == "the job's Python has no module 'no_such'"
     assert stage.jobs[0].error is not None
+
+
+def test_a_line_that_is_half_written_when_following_begins_is_shown_whole(slurm: SlurmCluster, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    job = submit(slurm, run, "pretrain", "true", "--hold")
+    log = run / FOLDER / LOGS / f"pretrain-{job.job}.log"
+    log.write_text("one\ntw")
+
+    def write_on(_: float) -> None:
+        with log.open("a") as stream:
+            stream.write("o\nthree")
+        slurm.run("scancel", str(job.job))
+        slurm.wait_state(job.job, "CANCELLED")
+
+    passed = itertools.count(0.0, 1000.0)
+    with (tmp_path / "followed").open("w") as out:
+        show_log(run, Wanted(stage="pretrain"), out, follow=True, clock=Clock(now=lambda: next(passed), sleep=write_on))
+    assert (tmp_path / "followed").read_text() == "one\ntwo\nthree\n"
 
 
 def test_a_status_is_json_for_programs_and_a_table_on_a_terminal(slurm: SlurmCluster, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -228,26 +229,35 @@ def test_an_encoder_that_errs_half_way_is_noticed_and_nothing_of_it_stays(bpe: M
 
 
 PROGRAM = """
-import sys
+import os, signal, sys
 from pathlib import Path
 from iberlm.core.manifest import read_manifest
 from iberlm.tokenizer import store
 from iberlm.tokenizer.config import TokenizeConfig
+done = 0
+
+def kill(name, arguments):
+    global done
+    if name == "os.rename" and ".shards/train." in str(arguments[1]):
+        done += 1
+        if done == 8:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(kill)
 config = TokenizeConfig(max_shard_bytes=1)
 config.cluster.workers = 1
 store.run(config, [read_manifest(Path(folder)) for folder in sys.argv[1:3]], Path(sys.argv[3]))
 """
+"""Kills itself (-9) when the eighth of its shards has been written and is about to be noted as done."""
 
 
 def test_a_killed_run_goes_on_from_its_shards_and_gives_the_same_bytes(curated: Manifest, bpe: Manifest, tmp_path: Path) -> None:
     out = tmp_path / "killed"
-    process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(curated.folder), str(bpe.folder), str(out)], stderr=subprocess.DEVNULL)
-    while process.poll() is None and not list(out.glob(".shards/train.*.json")):
-        pass
-    process.kill()
-    process.wait()
+    command = [sys.executable, "-c", PROGRAM, str(curated.folder), str(bpe.folder), str(out)]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode == -signal.SIGKILL, process.stderr
     kept = {path: path.stat().st_mtime_ns for path in out.glob("train/*.bin") if (out / f".shards/train.{path.stem}.json").exists()}
-    assert kept
+    assert len(kept) == 7
     assert not (out / "manifest.json").exists()
     config = one_worker(max_shard_bytes=1)
     resumed, whole = store.run(config, [curated, bpe], out), store.run(config, [curated, bpe], tmp_path / "whole")

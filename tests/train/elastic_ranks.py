@@ -167,7 +167,7 @@ def change_after_save(parallel: Parallel, job: Job, out: Path) -> dict[str, Any]
     write = checkpoint._write_files
 
     def later(*arguments: Any) -> None:
-        assert changed.wait(60)
+        assert changed.wait(600)
         write(*arguments)
 
     checkpoints = open_checkpoints(parallel, out / job.label, job)

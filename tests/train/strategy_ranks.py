@@ -5,7 +5,6 @@ import dataclasses
 import json
 import math
 import os
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from accelerate import Accelerator
 from torch.distributed.tensor import DTensor
 
 from iberlm.core.config import ClusterConfig
-from iberlm.core.ranks import rank_main, run_ranks
+from iberlm.core.ranks import rank_main, reserved_port, run_ranks
 from iberlm.train.config import ModelConfig, OptimizerConfig, PretrainConfig, StrategyConfig
 from iberlm.train.config_groups import DEEPSPEED
 from iberlm.train.hardware import Choices
@@ -191,19 +190,11 @@ def train_on_ranks(cases: list[Case], out: Path) -> dict[str, list[Any]]:
     # DeepSpeed is set up for a whole session
     sessions = ([shared] if shared else []) + [[case] for case in cases if case not in shared]
     path = out / f"cases-{cases[0].label}.json"
-    path.write_text(json.dumps([(port, [dataclasses.asdict(case) for case in part]) for port, part in zip(_free_ports(len(sessions)), sessions, strict=True)]))
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as held:
+        path.write_text(json.dumps([(held.enter_context(reserved_port()), [dataclasses.asdict(case) for case in part]) for part in sessions]))
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]))
         run_ranks("tests.train.strategy_ranks", [str(path), str(out)], cases[0].ranks)
     return {case.label: [json.loads((out / f"{case.label}-{rank}.json").read_text()) for rank in range(case.ranks)] for case in cases}
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as probes:
-        sockets = [probes.enter_context(socket.socket()) for _ in range(count)]
-        for entry in sockets:
-            entry.bind(("127.0.0.1", 0))
-        return [int(entry.getsockname()[1]) for entry in sockets]
 
 
 def follows(found: list[Any], reference: Any, *, rtol: float, norm_rtol: float | None = None) -> None:

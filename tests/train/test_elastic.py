@@ -1,9 +1,9 @@
 """Checkpoints across strategies and numbers of ranks, on real gloo ranks with real FSDP2 and real DeepSpeed."""
 
+import contextlib
 import dataclasses
 import json
 import os
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from iberlm.core.errors import ResourceError
 from iberlm.core.manifest import Manifest
-from iberlm.core.ranks import run_ranks
+from iberlm.core.ranks import reserved_port, run_ranks
 from iberlm.train.checkpoint_files import read_record
 from iberlm.train.checkpoint_model import checkpoint_to_model
 
@@ -29,24 +29,15 @@ EVEN: dict[str, Any] = {"hidden_size": 32, "heads": 4}
 Results = dict[str, dict[str, Any]]
 
 
-def free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [int(probe.getsockname()[1]) for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
-
-
 def start(jobs: list[Job], folder: Path, *, apart: bool = False) -> Results:
     """Do the jobs on as many ranks as they ask for (one: in this process, unless `apart`); the first rank's results by label."""
     ranks = jobs[0].ranks
     if ranks == 1 and not apart:
         return {job.label: elastic_ranks.run(job, folder) for job in jobs}
     path = folder / f"jobs-{ranks}-{jobs[0].label}.json"
-    path.write_text(json.dumps({"jobs": [dataclasses.asdict(job) for job in jobs], "ports": free_ports(len(jobs))}))
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as held:
+        ports = [held.enter_context(reserved_port()) for _ in jobs]
+        path.write_text(json.dumps({"jobs": [dataclasses.asdict(job) for job in jobs], "ports": ports}))
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "src"), os.environ["PYTHONPATH"]]))
         run_ranks("tests.train.elastic_ranks", [str(path), str(folder)], ranks)
     return {job.label: json.loads((folder / f"{job.label}-0.json").read_text()) for job in jobs}

@@ -1,7 +1,7 @@
 """What a model says during training is what it would say after it, under every way of spreading its weights, and costs training nothing but time."""
 
+import contextlib
 import json
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 
 from iberlm.core.errors import ConfigError
 from iberlm.core.manifest import Manifest
-from iberlm.core.ranks import run_ranks
+from iberlm.core.ranks import reserved_port, run_ranks
 from iberlm.train.config import MonitorConfig, PretrainConfig, StrategyConfig
 from iberlm.train.files import GENERATIONS
 from iberlm.train.generations import continue_prompts, generate_live, write_generations
@@ -43,12 +43,6 @@ def live(model: LlamaForCausalLM, tokenizer: Any, config: PretrainConfig) -> lis
 @pytest.fixture(scope="module")
 def single(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return run({"name": "single"}, 1, tokenizer, tmp_path_factory.mktemp("single"))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_live_and_from_the_folder_it_says_the_same(model: LlamaForCausalLM, tokenizer: Any, tmp_path: Path) -> None:
@@ -95,8 +89,9 @@ def test_generating_changes_no_step(single: dict[str, Any]) -> None:
 
 def test_two_ranks_say_what_one_says_however_the_weights_are_spread(single: dict[str, Any], inputs: list[Manifest], tmp_path: Path) -> None:
     cases = {"fsdp2": {"name": "fsdp2"}, "tensor": {"name": "fsdp2", "tensor": 2}, "zero3": {"name": "zero3"}}
-    listed = [[label, strategy, free_port()] for label, strategy in cases.items()]
-    run_ranks("tests.train.generation_ranks", [json.dumps(listed), str(inputs[1].folder / "tokenizer"), str(tmp_path)], 2)
+    with contextlib.ExitStack() as held:
+        listed = [[label, strategy, held.enter_context(reserved_port())] for label, strategy in cases.items()]
+        run_ranks("tests.train.generation_ranks", [json.dumps(listed), str(inputs[1].folder / "tokenizer"), str(tmp_path)], 2)
     for label in cases:
         first, second = (json.loads((tmp_path / f"{label}-{rank}.json").read_text()) for rank in (0, 1))
         assert first["texts"] == second["texts"] == single["texts"], label

@@ -201,7 +201,8 @@ def test_all_that_can_be_watched_is_written(inputs: list[Manifest], tmp_path: Pa
     manifest = pretrain.run(config, inputs, tmp_path / "run")
     out = manifest.folder
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert all(0 < line["mfu"] < 1 for line in lines)
+    assert all(0 <= line["mfu"] < 1 for line in lines)  # of a slow step it is rounded to 0
+    assert max(line["mfu"] for line in lines) > 0
     assert 0.6 < sum(line["targets"] for line in lines) / (8 * 256) < 0.85, "about a quarter of the tokens is left out of the loss"
     assert [(json.loads(line)["step"], json.loads(line)["language"]) for line in (out / "samples.jsonl").read_text().splitlines()] == [
         (step, tag) for step in (4, 8) for tag in ("es", "ca-valencia")

@@ -11,7 +11,7 @@ from iberlm.core.ranks import Elsewhere, RanksReadyError, ranks_elsewhere, ranks
 from iberlm.core.stopping import Interrupted
 
 PREAMBLE = """
-import json, os, signal, sys
+import json, os, signal, sys, time
 from pathlib import Path
 from iberlm.core.errors import DataError
 from iberlm.core.ranks import rank_main
@@ -43,6 +43,25 @@ def test_every_rank_runs_in_its_world(module: Path, tmp_path: Path) -> None:
     assert worlds[0]["MASTER_PORT"] == worlds[1]["MASTER_PORT"]
 
 
+def test_nobody_takes_the_port_of_the_ranks_before_the_first_one_listens(module: Path) -> None:
+    body = """
+import errno, socket
+place = ("127.0.0.1", int(os.environ["MASTER_PORT"]))
+try:
+    socket.socket().bind(place)
+except OSError as error:
+    assert error.errno == errno.EADDRINUSE
+else:
+    raise DataError("another program may have it")
+if rank == 0:
+    with socket.socket() as store:  # as torch's
+        store.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        store.bind(place)
+        store.listen()
+"""
+    run_ranks(write(module, body), [], 2)
+
+
 def test_an_error_for_the_user_arrives_as_what_it_was(module: Path) -> None:
     name = write(module, "if rank == 1:\n    raise DataError('no tokens in gl')\nsignal.pause()")
     with pytest.raises(DataError, match=r"^no tokens in gl$") as caught:
@@ -58,7 +77,14 @@ def test_a_crash_names_the_rank_and_its_last_line(module: Path, capfd: pytest.Ca
 
 
 def test_a_killed_rank_is_told_as_such_and_takes_the_others_along(module: Path, tmp_path: Path) -> None:
-    body = "Path(arguments[0], f'pid-{rank}').write_text(str(os.getpid()))\nif rank == 0:\n    os.kill(os.getpid(), signal.SIGKILL)\nsignal.pause()"
+    body = """
+Path(arguments[0], f"pid-{rank}").write_text(str(os.getpid()))
+while rank == 0 and not Path(arguments[0], "pid-1").exists():  # the others are given three seconds from the kill on
+    time.sleep(0.01)
+if rank == 0:
+    os.kill(os.getpid(), signal.SIGKILL)
+signal.pause()
+"""
     with pytest.raises(ResourceError, match=r"rank 0 of 2 was ended by SIGKILL \(often: the machine ran out of memory\)"):
         run_ranks(write(module, body), [str(tmp_path)], 2)
     with pytest.raises(ProcessLookupError):

@@ -16,7 +16,8 @@ from iberlm.train.strategy import collective_timeout
 from iberlm.train.watchdog import PATIENCE, PHASES, Heartbeat, Watchdog, judge, probe, stragglers
 
 PREAMBLE = """
-import os, signal, sys
+import os, signal, sys, time
+import torch, torch.distributed as dist  # before the watchdog begins to count
 from pathlib import Path
 from iberlm.core.ranks import rank_main
 from iberlm.train.watchdog import Watchdog
@@ -40,7 +41,6 @@ def ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_a_stopped_rank_is_named_while_the_others_wait_in_a_collective(ranks: Any, tmp_path: Path) -> None:
     body = """
-import torch, torch.distributed as dist
 dist.init_process_group("gloo")
 for step in range(1, 10**9):
     dog.beat(step, "data")
@@ -50,7 +50,7 @@ for step in range(1, 10**9):
     dist.all_reduce(torch.ones(1))
 """
     with pytest.raises(ResourceError, match="nothing moves any more") as caught:
-        ranks(body, 2, 2.0)
+        ranks(body, 2, 4.0)
     message = str(caught.value)
     assert caught.value.exit_status == 6
     assert re.search(
@@ -65,7 +65,7 @@ def test_a_rank_that_is_blocked_is_named_with_its_phase(ranks: Any, tmp_path: Pa
     os.mkfifo(tmp_path / "never")  # whoever reads it waits for a writer, as for a file system that does not answer
     body = """
 while any(entry is None for entry in dog.read()):  # ranks start when they can
-    pass
+    time.sleep(0.01)
 for step in (1, 2, 3):
     dog.beat(step, "data")
     if step == 3 and rank == 2:
@@ -74,7 +74,7 @@ for step in (1, 2, 3):
 signal.pause()
 """
     with pytest.raises(ResourceError, match=r"rank 2 on host .*: in 'data' of step 3 for \d+ s; the other 2 wait in 'step' of step 3") as caught:
-        ranks(body, 3, 1.5)
+        ranks(body, 3, 6.0)
     assert "the same command goes on from the newest checkpoint" in str(caught.value)
 
 
@@ -134,10 +134,10 @@ def test_heartbeats_are_written_over_in_place_and_of_this_launch_only(tmp_path: 
     assert json.loads(path.read_text())["host"]
     monkeypatch.setenv("MASTER_PORT", "29501")
     assert Watchdog(tmp_path, 0, 2, 60.0).read() == [None, None]
-    path.write_text("{")
-    assert dogs[1].read()[0] is None
     for dog in dogs:
         dog.stop()
+    path.write_text("{")
+    assert dogs[1].read()[0] is None
 
 
 def test_switched_off_it_writes_nothing(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ NEEDS = {
     "pretrain": ("tokenize",),
     "evaluate": ("pretrain",),
     "finetune": ("pretrain",),
-    "evaluate_finetuned": ("finetune",),
+    "evaluate_finetuned": ("evaluate", "finetune"),  # it is compared with the evaluation of the base model
     "report": ("evaluate", "evaluate_finetuned"),
 }
 """Stages of a pipeline that a stage waits for; these wait for the others that it reads."""

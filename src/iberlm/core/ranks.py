@@ -108,8 +108,8 @@ def run_ranks(module: str, arguments: list[str], processes: int) -> None:
     if _elsewhere is not None:
         _run_elsewhere(_elsewhere, [module, *arguments])
         return
-    with tempfile.TemporaryDirectory(prefix="iberlm-ranks-") as reports:
-        environment = _environment(processes)
+    with tempfile.TemporaryDirectory(prefix="iberlm-ranks-") as reports, reserved_port() as port:
+        environment = _environment(processes, port)
         ranks: list[_Rank] = []
         try:
             # the handlers first: a signal while ranks start must not leave them behind
@@ -201,10 +201,20 @@ def _adopt_slurm(environment: "os._Environ[str]") -> None:
         environment["LOCAL_RANK"] = environment["SLURM_LOCALID"]
 
 
-def _environment(processes: int) -> dict[str, str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+@contextlib.contextmanager
+def reserved_port() -> Iterator[int]:
+    """A port of loopback that the system gives to no other program meanwhile, and on which a rank may listen that is told its number.
+
+    A port that is only looked up may have gone to another program before the ranks have imported torch. This one stays bound; Linux lets a second
+    socket listen on it when both set SO_REUSEADDR, as torch's store does.
+    """
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        yield int(holder.getsockname()[1])
+
+
+def _environment(processes: int, port: int) -> dict[str, str]:
     environment = dict(os.environ)
     environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // processes)))
     return environment | {

@@ -69,13 +69,14 @@ class Beats:
     """When the process of each rank was last heard of, by `rank N on HOST`."""
 
 
-def tail_lines(path: Path, max_bytes: int) -> list[str]:
-    """The last lines of a file, at most so many bytes, the first of them whole; none when it cannot be read."""
+def tail_lines(path: Path, max_bytes: int, end: int | None = None) -> list[str]:
+    """The last lines of a file, or of its first `end` bytes, at most `max_bytes`, the first of them whole; none when it cannot be read."""
     try:
         with path.open("rb") as stream:
-            size = stream.seek(0, os.SEEK_END)
-            stream.seek(max(0, size - max_bytes))
-            data = stream.read()
+            size = stream.seek(0, os.SEEK_END) if end is None else end
+            begin = max(0, size - max_bytes)
+            stream.seek(begin)
+            data = stream.read() if end is None else stream.read(size - begin)
     except OSError:
         return []
     lines = data.decode("utf-8", errors="replace").split("\n")

@@ -66,10 +66,10 @@ def choose_log(run_dir: Path, wanted: Wanted) -> tuple[JobRecord, Path | None]:
     return (newer[-1], None) if newer else (record, path)
 
 
-def read_log(path: Path, wanted: Wanted) -> list[str]:
-    """The lines that are wanted of a log, as far as it is written. Raises `ResourceError` when it cannot be read."""
+def read_log(path: Path, wanted: Wanted, end: int | None = None) -> list[str]:
+    """The lines that are wanted of a log, or of its first `end` bytes, as far as it is written. Raises `ResourceError` when it cannot be read."""
     try:
-        size = path.stat().st_size
+        size = path.stat().st_size if end is None else end
         with path.open("rb"):
             pass
     except OSError as error:
@@ -77,7 +77,7 @@ def read_log(path: Path, wanted: Wanted) -> list[str]:
     window = _FIRST_BYTES
     while True:
         read = Filter(wanted)
-        kept = [line for raw in tail_lines(path, window if wanted.lines else size) for line in read(raw)]
+        kept = [line for raw in tail_lines(path, window if wanted.lines else size, end) for line in read(raw)]
         if window >= size or not wanted.lines or len(kept) >= wanted.lines:
             return kept[-wanted.lines :] if wanted.lines else kept
         window *= 4
@@ -129,9 +129,9 @@ def followed(run_dir: Path, record: JobRecord, path: Path | None, wanted: Wanted
             clock.sleep(READ_SECONDS)
         else:
             say(f"{shown(path)}")
-    yield from read_log(path, wanted)
+    place = _whole_lines(path)  # what is written from here on comes after it: nothing in between is lost, and no line is cut
+    yield from read_log(path, wanted, place)
     read, rest = Filter(wanted), b""
-    place = path.stat().st_size
     while True:
         lives = life.ask()  # before the file is read: what was written until its end is then in it
         place, data = _added(path, place)
@@ -171,6 +171,17 @@ class _Life:
         if message != self._told:
             say(message)
             self._told = message
+
+
+def _whole_lines(path: Path) -> int:
+    """Bytes of a log to the end of its last whole line; 0 when it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            size = stream.seek(0, 2)
+            stream.seek(max(0, size - _FIRST_BYTES))
+            return size - len(stream.read(min(size, _FIRST_BYTES)).rpartition(b"\n")[2])
+    except OSError:
+        return 0
 
 
 def _added(path: Path, place: int) -> tuple[int, bytes]:
