@@ -2,7 +2,7 @@
 
 Batches are those that HFLM makes at the same `batch_size`, to the last digit; with `batch_size=0` they are cut by tokens instead,
 since padding long and short texts to one length wastes the time. HFLM puts the logits of every token through a softmax over the whole
-vocabulary; here only those from the first scored token of the batch on, and with `batch_size=0` the others are not even computed.
+vocabulary; here only those of the tokens that are scored, and with `batch_size=0` what stands before the first of them is not even computed.
 """
 
 import importlib.metadata
@@ -39,15 +39,24 @@ class SlicedHFLM(HFLM):  # type: ignore[misc]
     cut: set[tuple[str, ...]]
     keeps_logits: bool
     """The model can leave out the logits that nobody asks for."""
-    unscored: int = 0
-    """Positions at the beginning of every sequence of the batch whose logits no answer needs."""
+    scored: "Scored"
+    """Of the batch that is computed."""
 
     def _model_call(self, inps: torch.Tensor, attn_mask: torch.Tensor | None = None, labels: torch.Tensor | None = None) -> torch.Tensor:
-        """Logits (sequences, positions, vocabulary) without the `unscored` positions: HFLM counts from the end of what it is given."""
+        """Logits (sequences, positions, vocabulary) of the positions that answers need, those of each sequence at the end of its row."""
+        assert inps.shape == (len(self.scored.lengths), self.scored.lengths[0]), "HFLM has made another batch"
         if not self.sequences and self.keeps_logits:  # a product of fewer rows may differ in its last digits: not where batches are as HFLM's
             with torch.no_grad():
-                return cast(torch.Tensor, self.model(inps, logits_to_keep=inps.shape[1] - self.unscored).logits)
-        return cast(torch.Tensor, super()._model_call(inps, attn_mask, labels)[:, self.unscored :])
+                logits = cast(torch.Tensor, self.model(inps, logits_to_keep=inps.shape[1] - self.scored.first).logits)
+        else:
+            logits = super()._model_call(inps, attn_mask, labels)[:, self.scored.first :]
+        ends = torch.tensor(self.scored.lengths, device=logits.device)[:, None] - self.scored.first
+        places = ends - torch.arange(self.scored.longest, 0, -1, device=logits.device)
+        return logits[torch.arange(len(logits), device=logits.device)[:, None], places.clamp(min=0)]
+
+    def _select_cont_toks(self, logits: torch.Tensor, contlen: int | None = None, inplen: int | None = None) -> torch.Tensor:
+        assert contlen
+        return logits[-contlen:]
 
     def _loglikelihood_tokens(self, requests: Sequence[Tokenized], disable_tqdm: bool = False, override_bs: int | None = None) -> list[tuple[float, bool]]:
         answers: list[Any] = [None] * len(requests)
@@ -60,10 +69,9 @@ class SlicedHFLM(HFLM):  # type: ignore[misc]
             members = [index for group in groups for index in group]
             part = [requests[index] for index in members]
 
-            def compute(part: list[Tokenized] = part, size: int = len(groups)) -> list[Any]:
-                self.batch_size_per_gpu = size
-                # of a text of n tokens the model is given n - 1, and at most its context
-                self.unscored = min(min(len(before) + len(after) - 1, self.max_length) - len(after) for _, before, after in part)
+            def compute(part: list[Tokenized] = part, groups: list[list[int]] = groups) -> list[Any]:
+                self.batch_size_per_gpu = len(groups)
+                self.scored = _scored([[requests[index] for index in group] for group in groups], self.max_length)
                 found = super(SlicedHFLM, self)._loglikelihood_tokens(part, disable_tqdm=True)
                 return [require_finite(plain(answer), request[0] or ("", "a document")) for answer, request in zip(found, part, strict=True)]
 
@@ -133,6 +141,25 @@ class SlicedHFLM(HFLM):  # type: ignore[misc]
                 for index, answer in zip(part, found, strict=False):
                     answers[index] = answer
         return [answer if answer is not None else "" for answer in answers]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Which logits of a batch answers need."""
+
+    lengths: list[int]
+    """Tokens of each sequence that the model is given, in the order of HFLM's batch: the longest first."""
+    longest: int
+    """Tokens of the longest answer."""
+    first: int
+    """The first position that any answer needs."""
+
+
+def _scored(groups: list[list[Tokenized]], context: int) -> Scored:
+    """Of groups of requests that share a sequence. Of a text of n tokens the model is given n - 1, and at most its context."""
+    lengths = [min(len(before) + len(after) - 1, context) for (_, before, after), *_ in groups]
+    answers = [max(len(after) for _, _, after in group) for group in groups]
+    return Scored(sorted(lengths, reverse=True), max(answers), min(length - answer for length, answer in zip(lengths, answers, strict=True)))
 
 
 def _cuts(lengths: list[int], sequences: int, tokens: int) -> Iterator[tuple[int, int]]:
