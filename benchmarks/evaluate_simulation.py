@@ -6,11 +6,17 @@ Models are simulated whose true score is known; each repetition draws other item
 `iberlm evaluate` and `iberlm compare` compute, by the same functions. The goals: coverage of 95 +- 1.5, false positives of 5 +- 1.
 Beside stands what plain lm-eval's standard error gives: value +- 1.96 errors, and for two models the unpaired z test.
 
+Where `iberlm compare` says that there is too little to judge by, it calls no model better: such evaluations are refused, as are those in
+which no item differs. The goals are those of the others; how many are refused stands beside, and what came out of all of them, refused ones
+too, by interval and p alone.
+Where the estimate lies within an error of a goal's end, or beyond it by less than two, the scenario is repeated up to five times as often.
+
 No interval of a share can hold 95% for each single share, since few values can come out (Brown, Cai and DasGupta, Statistical
 Science 16, 2001): coverage is the mean over shares drawn evenly from the range that the scenario names.
 """
 
 import argparse
+import itertools
 import json
 import math
 import time
@@ -50,8 +56,12 @@ from iberlm.evaluate.statistics.power import minimum_detectable_effect
 Generator = np.random.Generator
 COVERAGE, FALSE_POSITIVES, POWER = "coverage", "false positives", "power"
 GOALS = {COVERAGE: (93.5, 96.5), FALSE_POSITIVES: (4.0, 6.0)}
-RESAMPLES = 400
-HOLDS = "within"
+OTHER_PASSAGES = [(15, 8), (30, 3), (12, "1 to 40")]
+OTHER_CORRELATIONS = (0.05, 0.2, 0.6)
+"""Of scenarios that were added when the methods had been chosen, as were those of 25, 40, 75, 150 and 30 x 4 items, of rare large gains, and of
+five documents a source."""
+HOLDS, REFUSED = "within", "refused"
+MOST_ROUNDS = 5
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,8 @@ class Outcome:
 
     event: bool
     plain: bool | None = None
+    refused: bool = False
+    """`iberlm compare` would say that there is too little to judge by, or that no item differs."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +95,15 @@ class Row:
     name: str
     items: str
     repetitions: int
-    percent: float
+    percent: float | None
+    """Of the evaluations that are not refused; None where all are."""
     error: float
+    refused: float
+    everything: float
+    """Of all, refused ones too."""
     plain: float | None
     verdict: str
-    """`HOLDS`; outside of the goal by less than two errors, or by more; empty where there is no goal."""
+    """`HOLDS`; outside of the goal by less than two errors, or by more; `REFUSED` where all are; empty where there is no goal."""
 
 
 def covered(interval: Interval, truth: float) -> bool:
@@ -119,7 +135,7 @@ def repetitions(n: int) -> int:
 def shares() -> Iterator[Scenario]:
     """Right-or-wrong scores, alone and by passages."""
     for low, high in ((0.05, 0.95), (0.05, 0.15), (0.85, 0.95)):
-        for n in (20, 30, 50, 100, 200, 500, 2000):
+        for n in (20, 30, 40, 50, 75, 100, 200, 500, 2000):
 
             def draw(rng: Generator, n: int = n, low: float = low, high: float = high) -> Outcome:
                 share = rng.uniform(low, high)
@@ -127,7 +143,7 @@ def shares() -> Iterator[Scenario]:
                 return Outcome(covered(mean_interval(scores.tolist(), bounds=(0, 1)), share), plain_covers(scores, share))
 
             yield Scenario(COVERAGE, "share", f"share {low} to {high}", str(n), repetitions(n), draw)
-    for clusters, size in (
+    passages = [
         (10, 2),
         (20, 2),
         (100, 2),
@@ -143,8 +159,9 @@ def shares() -> Iterator[Scenario]:
         (20, "2 to 20"),
         (50, "2 to 20"),
         (180, "2 to 20"),
-    ):
-        for correlation in (0.0, 0.1, 0.3, 0.5):
+    ]
+    for group, correlations in ((passages, (0.0, 0.1, 0.3, 0.5)), (OTHER_PASSAGES, OTHER_CORRELATIONS)):
+        for (clusters, size), correlation in itertools.product(group, correlations):
 
             def draw_clustered(rng: Generator, clusters: int = clusters, size: Any = size, correlation: float = correlation) -> Outcome:
                 share, sizes = rng.uniform(0.05, 0.95), cluster_sizes(rng, clusters, size)
@@ -159,7 +176,7 @@ def shares() -> Iterator[Scenario]:
 def graded_scores() -> Iterator[Scenario]:
     """Scores between 0 and 1, such as F1 and ROUGE of single items."""
     for kind in ("evenly mixed", "mostly 0", "mostly 1", "low"):
-        for n in (20, 30, 100, 500):
+        for n in (20, 30, 40, 100, 500):
 
             def draw(rng: Generator, n: int = n, kind: str = kind) -> Outcome:
                 scores, truth = graded(rng, np.ones(n, int), kind, 0.0)
@@ -181,8 +198,8 @@ def graded_scores() -> Iterator[Scenario]:
 def bits_per_byte() -> Iterator[Scenario]:
     """Ratios of sums over documents of unequal length."""
     for spread, told in ((0.5, "lengths within 1:7"), (1.0, "lengths within 1:50"), (1.5, "lengths within 1:360")):
-        for kind in ("even rates", "skewed rates", "documents by source"):
-            for n in (20, 30, 100, 500):
+        for kind in ("even rates", "skewed rates", "documents by source", "five documents a source"):
+            for n in (50, 100, 500) if kind == "five documents a source" else (20, 30, 40, 100, 500):
 
                 def draw(rng: Generator, n: int = n, spread: float = spread, kind: str = kind) -> Outcome:
                     bits, sizes, sources = documents(rng, n, spread, kind)
@@ -193,20 +210,20 @@ def bits_per_byte() -> Iterator[Scenario]:
 
 def corpora() -> Iterator[Scenario]:
     """Metrics of a whole corpus."""
-    for n in (50, 100, 300):
+    for n in (50, 75, 100, 300):
         for kind in ("better than chance", "good", "rare class"):
 
             def draw_matthews(rng: Generator, n: int = n, kind: str = kind) -> Outcome:
                 counted, truth = matthews_pairs(rng, n, kind)
-                return Outcome(covered(corpus_interval(counted.first, Cells(), seed=int(rng.integers(1 << 31)), resamples=RESAMPLES), truth))
+                return Outcome(covered(corpus_interval(counted.first, Cells(), seed=int(rng.integers(1 << 31))), truth))
 
             yield Scenario(COVERAGE, "Matthews", kind, str(n), 2000, draw_matthews)
-    for n, size in ((50, 1), (100, 1), (300, 1), (200, 5)):
+    for n, size in ((50, 1), (75, 1), (100, 1), (150, 1), (300, 1), (120, 4), (200, 5)):
 
         def draw_bleu(rng: Generator, n: int = n, size: int = size) -> Outcome:
             counts, _ = bleu_counts(rng, n, size)
             documents_of = None if size == 1 else (np.arange(n) // size).tolist()
-            found = corpus_interval(list(counts), Bleu(), documents_of, seed=int(rng.integers(1 << 31)), resamples=RESAMPLES)
+            found = corpus_interval(list(counts), Bleu(), documents_of, seed=int(rng.integers(1 << 31)))
             return Outcome(covered(found, bleu_truth(size)))
 
         yield Scenario(
@@ -251,63 +268,69 @@ def rejects(found: Difference) -> bool:
     return found.p <= 0.05
 
 
+def outcome(goal: str, found: Difference, truth: float = 0.0, plain: bool | None = None) -> Outcome:
+    """Of two models: whether the interval holds the true difference, or whether the test rejects."""
+    return Outcome(rejects(found) if goal == FALSE_POSITIVES else covered(found.interval, truth), plain, refused=bool(found.too_few) or not found.differing)
+
+
 def paired_shares() -> Iterator[Scenario]:
     """Two models on the same right-or-wrong items."""
+    passages = [(10, 5), (20, 2), (20, 5), (100, 5), (10, 20), (100, 20), (20, "2 to 20"), (100, "2 to 20")]
     for goal in (FALSE_POSITIVES, COVERAGE):
-        for n in (20, 30, 50, 100, 200, 500, 2000):
+        for n in (20, 25, 30, 40, 50, 75, 100, 200, 500, 2000):
 
             def draw(rng: Generator, n: int = n, goal: str = goal) -> Outcome:
                 a, b, truth = right_or_wrong_pairs(rng, np.ones(n, int), 0.0, equal=goal == FALSE_POSITIVES)
                 found = paired_difference(a.tolist(), b.tolist())
-                return Outcome(rejects(found), plain_rejects(a, b)) if goal == FALSE_POSITIVES else Outcome(covered(found.interval, truth))
+                return outcome(goal, found, truth, plain_rejects(a, b) if goal == FALSE_POSITIVES else None)
 
             yield Scenario(goal, "pair, right or wrong", "5 to 50% of the items differ", str(n), repetitions(n), draw)
-        for clusters, size in ((10, 5), (20, 2), (20, 5), (100, 5), (10, 20), (100, 20), (20, "2 to 20"), (100, "2 to 20")):
-            for correlation in (0.0, 0.1, 0.3):
+        for group, correlations in ((passages, (0.0, 0.1, 0.3)), (OTHER_PASSAGES, OTHER_CORRELATIONS)):
+            for (clusters, size), correlation in itertools.product(group, correlations):
 
                 def draw_clustered(rng: Generator, clusters: int = clusters, size: Any = size, correlation: float = correlation, goal: str = goal) -> Outcome:
                     sizes = cluster_sizes(rng, clusters, size)
                     a, b, truth = right_or_wrong_pairs(rng, sizes, correlation, equal=goal == FALSE_POSITIVES)
                     found = paired_difference(a.tolist(), b.tolist(), np.repeat(np.arange(clusters), sizes).tolist())
-                    return Outcome(rejects(found), plain_rejects(a, b)) if goal == FALSE_POSITIVES else Outcome(covered(found.interval, truth))
+                    return outcome(goal, found, truth, plain_rejects(a, b) if goal == FALSE_POSITIVES else None)
 
                 yield Scenario(goal, "pair, right or wrong, by passages", f"correlation {correlation}", f"{clusters} x {size}", 3000, draw_clustered)
 
 
 def paired_others() -> Iterator[Scenario]:
     """Two models: graded scores, bits per byte, corpora, languages. All equal on the whole."""
-    for kind in ("like one another", "one all or nothing", "small gains, large losses"):
-        for n in (20, 30, 100, 500):
+    for kind in ("like one another", "one all or nothing", "small gains, large losses", "small losses, rare large gains"):
+        for n in (20, 30, 40, 100, 500):
 
             def draw(rng: Generator, n: int = n, kind: str = kind) -> Outcome:
                 a, b = graded_pairs(rng, n, kind)
-                return Outcome(rejects(paired_difference(a.tolist(), b.tolist())), plain_rejects(a, b))
+                return outcome(FALSE_POSITIVES, paired_difference(a.tolist(), b.tolist()), plain=plain_rejects(a, b))
 
             yield Scenario(FALSE_POSITIVES, "pair, graded score", kind, str(n), repetitions(n), draw)
     for spread, told in ((0.5, "lengths within 1:7"), (1.0, "lengths within 1:50")):
-        for n in (20, 30, 100, 500):
+        for n in (20, 30, 40, 100, 500):
 
             def draw_bits(rng: Generator, n: int = n, spread: float = spread) -> Outcome:
                 bits, sizes, _ = documents(rng, n, spread, "skewed rates")
                 a, b = (bits * np.exp(rng.normal(0, 0.05, n)) for _ in range(2))
-                return Outcome(rejects(paired_ratio_difference(a.tolist(), b.tolist(), sizes.tolist())))
+                return outcome(FALSE_POSITIVES, paired_ratio_difference(a.tolist(), b.tolist(), sizes.tolist()))
 
             yield Scenario(FALSE_POSITIVES, "pair, bits per byte", told, str(n), 3000, draw_bits)
-    for n in (50, 100, 300):
+    for n in (50, 75, 100, 300):
         for kind in ("better than chance", "good", "rare class"):
 
             def draw_matthews(rng: Generator, n: int = n, kind: str = kind) -> Outcome:
                 counted, _ = matthews_pairs(rng, n, kind)
-                found = paired_corpus_difference(counted.first, counted.second, Cells(), seed=int(rng.integers(1 << 31)), resamples=RESAMPLES)
-                return Outcome(rejects(found))
+                found = paired_corpus_difference(counted.first, counted.second, Cells(), seed=int(rng.integers(1 << 31)))
+                return outcome(FALSE_POSITIVES, found)
 
             yield Scenario(FALSE_POSITIVES, "pair, Matthews", kind, str(n), 2000, draw_matthews)
-    for n, size in ((50, 1), (100, 1), (300, 1), (200, 5)):
+    for n, size in ((50, 1), (75, 1), (100, 1), (150, 1), (300, 1), (120, 4), (200, 5)):
 
         def draw_bleu(rng: Generator, n: int = n, size: int = size) -> Outcome:
             a, b = bleu_counts(rng, n, size)
             of = None if size == 1 else (np.arange(n) // size).tolist()
-            return Outcome(rejects(paired_corpus_difference(list(a), list(b), Bleu(), of, seed=int(rng.integers(1 << 31)), resamples=RESAMPLES)))
+            return outcome(FALSE_POSITIVES, paired_corpus_difference(list(a), list(b), Bleu(), of, seed=int(rng.integers(1 << 31))))
 
         yield Scenario(
             FALSE_POSITIVES,
@@ -320,7 +343,7 @@ def paired_others() -> Iterator[Scenario]:
     for k in (3, 6, 12):
 
         def draw_language(rng: Generator, k: int = k) -> Outcome:
-            return Outcome(rejects(mean_difference([_task_difference(rng) for _ in range(k)])))
+            return outcome(FALSE_POSITIVES, mean_difference([_task_difference(rng) for _ in range(k)]))
 
         yield Scenario(FALSE_POSITIVES, "pair, mean of a language", f"{k} tasks of 100 to 1000 items", str(k), 2000, draw_language)
 
@@ -353,19 +376,38 @@ def simulate(scenario: Scenario, seed: int, share: float) -> Row:
     """Repeat a scenario; its randomness depends on the seed and on its own name alone."""
     name = f"{scenario.goal}/{scenario.group}/{scenario.name}/{scenario.items}"
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    count = max(100, int(scenario.repetitions * share))
-    outcomes = [scenario.draw(rng) for _ in range(count)]
-    percent = 100 * sum(outcome.event for outcome in outcomes) / count
-    plain = None if outcomes[0].plain is None else 100 * sum(bool(outcome.plain) for outcome in outcomes) / count
-    error = math.sqrt(max(percent * (100 - percent), 1.0) / count)
-    return Row(scenario.goal, scenario.group, scenario.name, scenario.items, count, percent, error, plain, _verdict(scenario.goal, percent, error))
+    each = max(100, int(scenario.repetitions * share))
+    outcomes: list[Outcome] = []
+    percent, error, verdict = None, 0.0, ""
+    for _ in range(MOST_ROUNDS):
+        outcomes += [scenario.draw(rng) for _ in range(each)]
+        judged = [found.event for found in outcomes if not found.refused]
+        percent, error = (100 * sum(judged) / len(judged), _error(sum(judged), len(judged))) if judged else (None, 0.0)
+        verdict = _verdict(scenario.goal, percent, error)
+        if percent is None or scenario.goal not in GOALS or not -error < _beyond(scenario.goal, percent) < 2 * error:
+            break
+    count = len(outcomes)
+    refused, everything = (100 * sum(getattr(found, name) for found in outcomes) / count for name in ("refused", "event"))
+    plain = None if outcomes[0].plain is None else 100 * sum(bool(found.plain) for found in outcomes) / count
+    return Row(scenario.goal, scenario.group, scenario.name, scenario.items, count, percent, error, refused, everything, plain, verdict)
 
 
-def _verdict(goal: str, percent: float, error: float) -> str:
+def _error(events: int, count: int) -> float:
+    percent = 100 * events / count
+    return math.sqrt(max(percent * (100 - percent), 1.0) / count)
+
+
+def _beyond(goal: str, percent: float) -> float:
+    low, high = GOALS[goal]
+    return max(low - percent, percent - high)
+
+
+def _verdict(goal: str, percent: float | None, error: float) -> str:
     if goal not in GOALS:
         return ""
-    low, high = GOALS[goal]
-    beyond = max(low - percent, percent - high)
+    if percent is None:
+        return REFUSED
+    beyond = _beyond(goal, percent)
     return "outside" if beyond > 2 * error else "at the edge" if beyond > 0 else HOLDS
 
 
@@ -374,7 +416,7 @@ def table(rows: Sequence[Row]) -> str:
     lines = []
     for goal in dict.fromkeys(row.goal for row in rows):
         lines += ["", f"{goal}, %" + (" (goal {:g} to {:g})".format(*GOALS[goal]) if goal in GOALS else "")]
-        shown = [["what", "models", "items", "repetitions", "%", "error", "lm-eval's error", ""]]
+        shown = [["what", "models", "items", "repetitions", "%", "error", "refused", "of all", "lm-eval's error", ""]]
         for row in (row for row in rows if row.goal == goal):
             plain = "" if row.plain is None else f"{row.plain:.1f}"
             shown.append(
@@ -383,8 +425,9 @@ def table(rows: Sequence[Row]) -> str:
                     row.name,
                     row.items,
                     str(row.repetitions),
-                    f"{row.percent:.1f}",
-                    f"{row.error:.1f}",
+                    "-" if row.percent is None else f"{row.percent:.1f}",
+                    "-" if row.percent is None else f"{row.error:.1f}",
+                    *((f"{row.refused:.1f}", f"{row.everything:.1f}") if row.refused else ("", "")),
                     plain,
                     "" if row.verdict == HOLDS else row.verdict,
                 ]
@@ -414,9 +457,10 @@ def main() -> None:
     for goal, (low, high) in GOALS.items():
         judged = [row for row in rows if row.goal == goal]
         if judged:
-            counts = {verdict: sum(row.verdict == verdict for row in judged) for verdict in (HOLDS, "at the edge", "outside")}
+            counts = {verdict: sum(row.verdict == verdict for row in judged) for verdict in (HOLDS, "at the edge", "outside", REFUSED)}
             told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-            print(f"\n{goal}, goal {low:g} to {high:g}: of {len(judged)} scenarios {told}; mean {sum(row.percent for row in judged) / len(judged):.2f}")
+            known = [row.percent for row in judged if row.percent is not None]
+            print(f"\n{goal}, goal {low:g} to {high:g}: of {len(judged)} scenarios {told}; mean {sum(known) / max(len(known), 1):.2f}")
     print("at the edge: beyond the goal by less than two errors of the simulation")
     print(f"{time.process_time() - started:.0f} s of processor time, seed {arguments.seed}")
     if arguments.out:

@@ -20,7 +20,10 @@ MATTHEWS = {"better than chance": (0.5, 0.6, 0.45), "good": (0.6, 0.9, 0.2), "ra
 
 def cluster_sizes(rng: Generator, clusters: int, size: int | str) -> NDArray[np.int64]:
     """Items of each passage; "2 to 20" draws them evenly."""
-    return rng.integers(2, 21, clusters) if isinstance(size, str) else np.full(clusters, size)
+    if isinstance(size, int):
+        return np.full(clusters, size)
+    low, high = map(int, size.split(" to "))
+    return rng.integers(low, high + 1, clusters)
 
 
 def _shares(rng: Generator, mean: float, correlation: float, clusters: int) -> Array:
@@ -62,8 +65,9 @@ def documents(rng: Generator, n: int, spread: float, kind: str) -> tuple[Array, 
     elif kind == "skewed rates":
         rates = np.exp(rng.normal(0, 0.3, n) - 0.045)
     else:
-        numbers = np.arange(n) // 2
-        rates = np.exp(rng.normal(0, 0.2, n // 2 + 1)[numbers] + rng.normal(0, 0.2, n) - 0.04)
+        each = 5 if kind == "five documents a source" else 2
+        numbers = np.arange(n) // each
+        rates = np.exp(rng.normal(0, 0.2, n // each + 1)[numbers] + rng.normal(0, 0.2, n) - 0.04)
         sources = numbers.tolist()
     return np.maximum(sizes * rates + 2 * np.sqrt(sizes) * rng.normal(size=n), 0.0), sizes, sources
 
@@ -97,6 +101,8 @@ def graded_pairs(rng: Generator, n: int, kind: str) -> tuple[Array, Array]:
         a = rng.beta(2, 2, n)
         return a, (rng.random(n) < a).astype(float)
     a = rng.beta(4, 4, n)
+    if kind == "small losses, rare large gains":
+        return a, a + np.where(rng.random(n) < 0.1, 0.45, -0.05) + rng.normal(0, 0.02, n)
     losing = rng.random(n) < 0.25
     return a, a + np.where(losing, -0.3, 0.1) + rng.normal(0, 0.02, n)
 
@@ -178,4 +184,4 @@ class Bleu:
     @staticmethod
     def sums(values: list[Any]) -> Sums:
         """The counts are the statistics."""
-        return Sums(np.asarray(values), bleu_of)
+        return Sums(np.asarray(values), bleu_of, (0.0, 100.0))

@@ -290,6 +290,13 @@ def test_no_model_is_called_better_by_fewer_items_than_the_tests_were_simulated_
     assert few.remarks == ["fewer than 20 items (or 10 passages): too few to judge by"]
 
 
+def test_no_model_is_called_better_by_four_items_that_differ() -> None:
+    found = [compared(rows("aa", Asked("wnli_eu", right=[1] * 40)), rows("bb", Asked("wnli_eu", right=[0] * n + [1] * (40 - n)))).tasks[0] for n in (4, 5)]
+    assert [entry.difference.p < 0.05 for entry in found] == [True, True]
+    assert [entry.better for entry in found] == ["", "A"]
+    assert [entry.remarks for entry in found] == [["A and B differ on fewer than 5 items (or passages): too few to call one better"], []]
+
+
 def test_a_task_of_few_items_counts_in_no_mean() -> None:
     task = Asked("wnli_eu", right=GOOD[:71])
     found = compared(rows("aa", task), rows("bb", task))
@@ -317,21 +324,52 @@ def test_where_lower_is_better_the_lower_wins() -> None:
     assert found.tasks[0].difference.test == "paired t"
 
 
-def test_documents_of_other_lengths_are_compared_by_the_bootstrap() -> None:
+def test_documents_of_other_lengths_are_compared_as_a_corpus() -> None:
     bits = Asked("bits_eu", values=[(-100.0 - index, 120) for index in range(40)], metric="bits_per_byte", aggregation="bits_per_byte", higher_is_better=False)
     other = replace(bits, values=[(-100.0 - index, 121) for index in range(40)])
-    assert compared(rows("aa", bits), rows("bb", other)).tasks[0].difference.test == "paired bootstrap"
+    assert compared(rows("aa", bits), rows("bb", other)).tasks[0].difference.test == "paired jackknife"
 
 
-def test_a_metric_of_a_corpus_is_compared_by_the_bootstrap() -> None:
+def test_a_metric_of_a_corpus_is_compared_by_the_jackknife() -> None:
     labels = [(index % 2, mark if index % 2 else 1 - mark) for index, mark in enumerate(GOOD)]
     worse = [(index % 2, mark if index % 2 else 1 - mark) for index, mark in enumerate(BAD)]
     task = Asked("catcola", "ca", values=labels, metric="mcc", aggregation="matthews_corrcoef", chance=0.0)
     found = compared(rows("aa", task), rows("bb", replace(task, values=worse)))
-    assert found.tasks[0].difference.test == "paired bootstrap"
+    assert found.tasks[0].difference.test == "paired jackknife"
     assert found.languages[0].better == "A"
     assert found.tasks[0].difference.only_a is None
     assert task_rows(found.tasks)[0][-3:] == ["-", "-", "A"]
+
+
+def test_the_paired_bootstrap_is_a_second_opinion() -> None:
+    """Of right or wrong, graded, corpus and document scores; where it disagrees with the test, that is told."""
+    draw = random.Random(4)
+    right = [int(draw.random() < 0.5) for _ in range(200)]
+    labels = [(draw.randrange(2), draw.randrange(2)) for _ in range(200)]
+    documents = [(-draw.uniform(50, 90), 40 + draw.randrange(20)) for _ in range(40)]
+    for values, other, more in (
+        (right, [int(not value) if draw.random() < 0.1 else value for value in right], {}),
+        (labels, [(gold, gold) if draw.random() < 0.1 else (gold, found) for gold, found in labels], {"metric": "mcc", "aggregation": "matthews_corrcoef"}),
+        (documents, [(value * 0.99, size) for value, size in documents], {"metric": "bits_per_byte", "aggregation": "bits_per_byte"}),
+    ):
+        (task,) = compared(*(rows(name, Asked("t", values=side, **more)) for name, side in (("a", values), ("b", other)))).tasks
+        assert task.bootstrap is not None
+        low, high = task.bootstrap
+        interval = task.difference.interval
+        assert low < interval.value < high
+        assert (low, high) == pytest.approx((interval.low, interval.high), abs=0.2 * (interval.high - interval.low))
+        assert not task.remarks
+    # twelve passages of five items: 15 items more for A, 3 for B
+    nets = (-2, 2, 0, 2, 2, 1, 0, 1, 3, 2, -1, 0)
+    sides = [[mark for net in nets for mark in [1] * max(sign * net, 0) + [0] * (5 - max(sign * net, 0))] for sign in (1, -1)]
+    passages = [str(number) for number in range(len(nets)) for _ in range(5)]
+    a, b = (rows(name, Asked("t", right=side, clusters=passages)) for name, side in zip("ab", sides, strict=True))
+    (task,) = compared(a, b).tasks
+    assert task.difference.p > 0.05
+    assert task.bootstrap
+    assert task.bootstrap[0] > 0
+    assert re.fullmatch(r"a close call: the paired bootstrap gives \+0\.\d+ to \+0\.\d+, and so a difference", task.remarks[0])
+    assert not task.better
 
 
 def test_languages_can_be_chosen() -> None:

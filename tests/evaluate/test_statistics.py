@@ -14,14 +14,17 @@ from scipy import optimize, stats
 
 from iberlm.core.errors import DataError
 from iberlm.evaluate.statistics.aggregate import Normalised, language_mean, mean_of, normalised
-from iberlm.evaluate.statistics.clusters import _moments, codes, ratio
-from iberlm.evaluate.statistics.corpus import Corpus, resampled
-from iberlm.evaluate.statistics.intervals import Interval, bits_per_byte_interval, corpus_interval, mean_interval, ratio_interval, wilson
+from iberlm.evaluate.statistics.clusters import _moments, cluster_sums, codes, ratio
+from iberlm.evaluate.statistics.corpus import Corpus, jackknife_error, resampled
+from iberlm.evaluate.statistics.intervals import Interval, bits_per_byte_interval, corpus_interval, mean_interval, ratio_interval, stretched, wilson
 from iberlm.evaluate.statistics.paired import (
     BOOTSTRAP,
     CLUSTER_T,
+    JACKKNIFE,
     MCNEMAR,
+    SIGN_FLIPS,
     T,
+    flip_p,
     holm,
     mean_difference,
     paired_corpus_difference,
@@ -162,6 +165,17 @@ def test_a_text_that_is_most_of_the_bytes_leaves_few_degrees_of_freedom() -> Non
     assert ratio(np.random.default_rng(0).random(31) * sizes, sizes, np.arange(31)).degrees < 3
 
 
+def test_the_degrees_of_freedom_are_those_of_terms_that_covary_within_a_source() -> None:
+    sizes = np.repeat([900.0, 30.0, 400.0, 60.0, 10.0, 200.0], 2)
+    sources = np.arange(12) // 2
+    rates = np.repeat([1.3, 0.8, 1.1, 0.7, 1.4, 0.9], 2)  # documents of one source are all alike
+    covariance = np.where(sources[:, None] == sources, np.sqrt(np.outer(sizes, sizes)), 0.0)
+    working = np.array([covariance[sources == source].sum() for source in range(6)])
+    share = cluster_sums(sources, sizes) / sizes.sum()
+    mean, spread = _moments(share, 1 / (1 - share), working)
+    assert ratio(rates * sizes, sizes, sources).degrees == pytest.approx(mean**2 / spread, rel=1e-9)
+
+
 @given(st.lists(RIGHT, min_size=1, max_size=80), st.data())
 def test_an_interval_of_a_share_holds_the_value_within_its_bounds(scores: list[float], data: st.DataObject) -> None:
     clusters = data.draw(st.none() | st.lists(st.sampled_from(["a", "b", "c", "d", None]), min_size=len(scores), max_size=len(scores)))
@@ -236,16 +250,58 @@ def test_a_bootstrap_interval_is_the_same_each_time_and_another_with_another_see
 
 def test_a_bootstrap_interval_of_a_mean_is_close_to_students() -> None:
     scores = np.random.default_rng(0).normal(size=200).tolist()
-    found, expected = corpus_interval(scores, metrics.mean, seed=0, resamples=8000), mean_interval(scores)
+
+    def mean(values: list[float]) -> float:
+        return sum(values) / len(values)
+
+    found, expected = corpus_interval(scores, mean, seed=0, resamples=8000), mean_interval(scores)
     assert found.stderr == pytest.approx(expected.stderr, rel=0.03)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.01)
+
+
+def test_a_jackknife_interval_of_a_mean_is_students() -> None:
+    scores = np.random.default_rng(0).normal(size=150).tolist()
+    found, expected = corpus_interval(scores, metrics.mean, seed=0), mean_interval(scores)
+    assert (found.stderr, found.low, found.high) == pytest.approx((expected.stderr, expected.low, expected.high), rel=1e-9)
+
+
+def test_leaving_out_groups_of_many_items_gives_the_error_of_leaving_out_each() -> None:
+    scores = np.random.default_rng(0).normal(size=4100).tolist()
+    assert jackknife_error(Corpus(scores, metrics.mean, None).jackknife()) == pytest.approx(stats.sem(scores), rel=0.15)
+
+
+@pytest.mark.parametrize("aggregation", [metrics.bleu, metrics.chrf, metrics.ter])
+def test_a_metric_of_texts_has_the_same_interval_with_any_seed_within_its_bounds(aggregation: Callable[[list[Any]], float]) -> None:
+    pairs = texts(30, seed=1)
+    first, second = (corpus_interval(pairs, aggregation, seed=seed) for seed in (1, 2))
+    assert first == second
+    assert 0 < first.low < first.value < first.high
+    perfect = corpus_interval([(reference, reference) for reference, _ in pairs], aggregation, seed=1)
+    assert perfect.low == perfect.value == perfect.high
+
+
+@given(st.floats(0.01, 99.99), st.floats(0, 200))
+def test_a_stretched_interval_stays_within_its_bounds_and_mirrors(value: float, half: float) -> None:
+    low, high = stretched(value, half, (0.0, 100.0))
+    assert 0 <= low <= value + 1e-9 <= high + 2e-9 <= 100 + 3e-9
+    other = stretched(100 - value, half, (0.0, 100.0))
+    assert (100 - other[1], 100 - other[0]) == pytest.approx((low, high), abs=1e-6)
+
+
+def test_a_narrow_stretched_interval_is_the_plain_one() -> None:
+    for bounds in ((0.0, 100.0), (0.0, math.inf), (-math.inf, math.inf)):
+        assert stretched(30.0, 0.01, bounds) == pytest.approx((29.99, 30.01), abs=1e-5)
 
 
 def test_a_bootstrap_draws_passages_whole() -> None:
     values = labels(12, seed=5)
     repeated = [value for value in values for _ in range(5)]
     passages = [index // 5 for index in range(60)]
-    once, clustered = (corpus_interval(entries, metrics.matthews_corrcoef, of, seed=0) for entries, of in ((values, None), (repeated, passages)))
+
+    def matthews(entries: list[tuple[int, int]]) -> float:
+        return float(metrics.matthews_corrcoef(entries))
+
+    once, clustered = (corpus_interval(entries, matthews, of, seed=0, resamples=200) for entries, of in ((values, None), (repeated, passages)))
     assert (clustered.low, clustered.high, clustered.clusters) == pytest.approx((once.low, once.high, 12))
 
 
@@ -315,14 +371,83 @@ def test_graded_scores_are_compared_by_students_paired_t() -> None:
     assert found.only_a is None
 
 
-def test_passages_of_one_size_are_compared_by_students_t_on_their_means() -> None:
-    rng = np.random.default_rng(2)
-    a, b = (rng.random((2, 60)) < 0.6).astype(float)
+def test_few_passages_that_differ_are_compared_by_students_t_on_their_means() -> None:
+    a, b = np.ones(60), np.ones(60)
+    b[[0, 1, 4, 8]], a[13] = 0, 0
     found = paired_difference(a.tolist(), b.tolist(), np.repeat(np.arange(15), 4).tolist())
     expected = stats.ttest_1samp((a - b).reshape(15, 4).mean(axis=1), 0)
-    assert found.test == CLUSTER_T
+    assert (found.test, found.differing, found.only_a, found.only_b) == (CLUSTER_T, 4, 4, 1)
     assert found.p == pytest.approx(expected.pvalue, rel=1e-9)
+    assert "fewer than 5 items (or passages)" in found.too_few
+
+
+@pytest.mark.parametrize("sums", [[3, -1, 4, 1, -5, 9, 2, 6, 5, 3], [1, 1, 1, 1, 1, 1, -1, 0, 0, 0, 0, 0], [12, 1, 1, -2, 1, 1, 2, 1, -1, 1, 0, 3]])
+def test_p_of_sign_flips_is_about_the_mid_p_of_all_flips(sums: list[int]) -> None:
+    sizes = np.abs(sums)[np.array(sums) != 0]
+    flips = np.array(list(itertools.product((-1, 1), repeat=len(sizes)))) @ sizes
+    exact = float((np.abs(flips) > abs(sum(sums))).mean() + (np.abs(flips) == abs(sum(sums))).mean() / 2)
+    assert flip_p(np.array(sums, dtype=float)) == pytest.approx(exact, abs=0.02)
+
+
+def test_p_of_sign_flips_is_students_for_terms_spread_like_normal_ones() -> None:
+    for terms in (np.array([2.0, 1.0, 1.0, 0.5, -1.0, 1.5, 3.0, -0.2]), np.random.default_rng(0).normal(0.1, 1, 2000)):
+        squares = float((terms**2).sum())
+        concentration = float((terms**4).sum()) / squares**2
+        t = terms.mean() / stats.sem(terms)
+        assert concentration == pytest.approx(3 / (len(terms) + 2), rel=0.2)
+        assert flip_p(terms) == pytest.approx(2 * stats.t.sf(abs(t), len(terms) - 1), abs=0.02)
+
+
+@given(st.data())
+def test_the_interval_of_passages_is_without_zero_just_where_the_test_rejects(data: st.DataObject) -> None:
+    clusters = data.draw(st.integers(5, 12))
+    sizes = data.draw(st.lists(st.integers(1, 9), min_size=clusters, max_size=clusters))
+    n = sum(sizes)
+    kind = data.draw(st.sampled_from([RIGHT, SCORE]))
+    a, b = (data.draw(st.lists(kind, min_size=n, max_size=n)) for _ in range(2))
+    found = paired_difference(a, b, np.repeat(np.arange(clusters), sizes).tolist())
+    if found.test == SIGN_FLIPS:
+        assert found.interval.low < found.interval.value < found.interval.high
+        assert found.p >= 2.0**-found.differing
+        if abs(found.p - 0.05) > 1e-6:
+            assert (found.p < 0.05) == (not found.interval.low <= 0 <= found.interval.high)
+
+
+def test_passages_that_many_hold_the_difference_of_are_compared_by_sign_flips() -> None:
+    rng = np.random.default_rng(2)
+    a, b = (rng.random((2, 60)) < 0.6).astype(float)
+    passages = np.repeat(np.arange(15), 4)
+    found = paired_difference(a.tolist(), b.tolist(), passages.tolist())
+    assert found.test == SIGN_FLIPS
+    assert found.p == pytest.approx(flip_p((a - b).reshape(15, 4).sum(axis=1)), rel=1e-12)
+    low, high = (flip_p((a - b - end).reshape(15, 4).sum(axis=1)) for end in (found.interval.low, found.interval.high))
+    assert (low, high) == pytest.approx((0.05, 0.05), abs=1e-6)
     assert found.only_a == int(((a == 1) & (b == 0)).sum())
+    assert not found.too_few
+
+
+def test_a_passage_of_most_items_widens_the_interval_as_far_as_the_others_allow() -> None:
+    rng = np.random.default_rng(3)
+    sizes = [300] + [5] * 12
+    a, b = (rng.random((2, 360)) < 0.5).astype(float)
+    found = paired_difference(a.tolist(), b.tolist(), np.repeat(np.arange(13), sizes).tolist())
+    assert found.test == SIGN_FLIPS
+    assert -1 < found.interval.low < found.interval.value < found.interval.high < 1
+
+
+def test_four_items_that_differ_are_too_few_whatever_they_say() -> None:
+    for ahead, few in ((3, True), (4, True), (5, False), (0, False)):
+        found = paired_difference([1.0] * 40, [0.0] * ahead + [1.0] * (40 - ahead))
+        assert found.differing == ahead
+        assert bool(found.too_few) == few
+
+
+def test_graded_scores_need_more_items_than_right_or_wrong_ones() -> None:
+    rng = np.random.default_rng(0)
+    for n, few in ((19, "fewer than 20 items"), (29, "fewer than 30 items with graded scores"), (30, "")):
+        found = paired_difference(rng.random(n).tolist(), rng.random(n).tolist())
+        assert found.too_few.startswith(few)
+        assert bool(found.too_few) == bool(few)
 
 
 def test_the_same_answers_differ_in_nothing() -> None:
@@ -349,12 +474,29 @@ def test_bits_per_byte_of_the_same_documents_are_compared_document_by_document()
     assert found.interval.low > 0.09
 
 
-def test_a_corpus_metric_is_compared_by_the_paired_bootstrap() -> None:
+def test_a_corpus_metric_without_sums_is_compared_by_the_paired_bootstrap() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.random((2, 60)).round(3).tolist()
+    found = paired_corpus_difference(a, b, metrics.median, seed=0)
+    assert found.test == BOOTSTRAP
+    assert found.interval.value == metrics.median(a) - metrics.median(b)
+    assert found.interval.low < found.interval.value < found.interval.high
+    assert found.differing == 60
+
+
+def test_a_mean_as_a_corpus_metric_has_students_paired_t() -> None:
+    rng = np.random.default_rng(1)
+    a, b = rng.random((2, 40))
+    found, expected = paired_corpus_difference(a.tolist(), b.tolist(), metrics.mean, seed=0), stats.ttest_rel(a, b)
+    assert (found.p, found.interval.low) == pytest.approx((expected.pvalue, expected.confidence_interval().low), rel=1e-9)
+
+
+def test_a_corpus_metric_of_sums_is_compared_by_the_paired_jackknife() -> None:
     gold = [index % 2 for index in range(120)]
     a = [(right, right if index % 10 else 1 - right) for index, right in enumerate(gold)]
     b = [(right, right if index % 3 else 1 - right) for index, right in enumerate(gold)]
     found = paired_corpus_difference(a, b, metrics.matthews_corrcoef, seed=0)
-    assert found.test == BOOTSTRAP
+    assert (found.test, found.differing) == (JACKKNIFE, sum(first != second for first, second in zip(a, b, strict=True)))
     assert found.interval.value == pytest.approx(metrics.matthews_corrcoef(a) - metrics.matthews_corrcoef(b))
     assert found.p < 1e-5
     same = paired_corpus_difference(a, a, metrics.matthews_corrcoef, seed=0)

@@ -17,11 +17,18 @@ from iberlm.evaluate.pairing import SETTINGS, NotCompared, Pair, Row, describe, 
 from iberlm.evaluate.scoring import BITS_PER_BYTE, MEAN, Metric, named_aggregation, score
 from iberlm.evaluate.statistics.aggregate import POINTS, Normalised, language_mean
 from iberlm.evaluate.statistics.intervals import Interval
-from iberlm.evaluate.statistics.paired import Difference, holm, mean_difference, paired_corpus_difference, paired_difference, paired_ratio_difference
+from iberlm.evaluate.statistics.paired import (
+    BOOTSTRAP,
+    JACKKNIFE,
+    Difference,
+    holm,
+    mean_difference,
+    paired_bootstrap,
+    paired_corpus_difference,
+    paired_difference,
+    paired_ratio_difference,
+)
 from iberlm.evaluate.statistics.power import ALPHA
-
-LEAST_ITEMS, LEAST_CLUSTERS = 20, 10
-"""Below them the tests were not simulated (benchmarks/evaluate_simulation.py): no model is called better."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,15 +43,9 @@ class Verdict:
     p_holm: float = math.nan
 
     @property
-    def too_few(self) -> bool:
-        """Whether there are fewer items, or passages that they share, than the simulated tests hold their level for."""
-        interval = self.difference.interval
-        return interval.n < LEAST_ITEMS or interval.clusters < LEAST_CLUSTERS
-
-    @property
     def better(self) -> str:
         """ "A", "B", or "" where no difference can be seen, or where there is too little to judge by."""
-        if self.too_few or math.isnan(self.p_holm) or self.p_holm > ALPHA or not self.difference.interval.value:
+        if self.difference.too_few or math.isnan(self.p_holm) or self.p_holm > ALPHA or not self.difference.interval.value:
             return ""
         return "A" if (self.difference.interval.value > 0) == self.higher_is_better else "B"
 
@@ -75,6 +76,8 @@ class TaskVerdict(Verdict):
     best: float | None
     averaged: bool
     """Counts in the language's mean."""
+    bootstrap: tuple[float, float] | None
+    """95% interval of the difference by the paired bootstrap, a second opinion; None where it is the test itself, or no item differs."""
     changed: list[dict[str, Any]]
     """Items that one model got right and the other wrong, or scored otherwise: {item, id, target, a, b, score_a, score_b}, the largest changes first."""
     remarks: list[str]
@@ -121,6 +124,7 @@ class Comparison:
                     "higher_is_better": entry.higher_is_better,
                     "averaged": entry.averaged,
                     **entry.numbers(),
+                    "bootstrap": {"low": entry.bootstrap[0], "high": entry.bootstrap[1]} if entry.bootstrap else None,
                     "only_a": entry.difference.only_a,
                     "only_b": entry.difference.only_b,
                     "remarks": entry.remarks,
@@ -200,9 +204,9 @@ def _task(pair: Pair, seed: int) -> TaskVerdict | NotCompared:
     intervals = [score(metric, list(side), seed) for side in zip(*pair.items, strict=True)]
     clusters = [row["cluster"] for row, _ in pair.items]
     difference = _difference(metric.aggregation, values[0], values[1], clusters, seed)
+    resampled = _resampled(metric.aggregation, values[0], values[1], clusters, seed, difference)
     if intervals[0] is None or intervals[1] is None or difference is None:
         return NotCompared(pair.task, pair.language, f"lm-eval has no aggregation '{metric.aggregation}'")
-    few = difference.interval.n < LEAST_ITEMS or difference.interval.clusters < LEAST_CLUSTERS
     bounded = result["chance"] is not None and result["best"] is not None
     return TaskVerdict(
         language=pair.language,
@@ -216,7 +220,8 @@ def _task(pair: Pair, seed: int) -> TaskVerdict | NotCompared:
         best=result["best"],
         averaged=bool(pair.a["averaged"] and pair.b["averaged"] and bounded and len(pair.items) >= MIN_ITEMS),
         changed=_changed(pair.items),
-        remarks=pair.remarks + ([f"fewer than {LEAST_ITEMS} items (or {LEAST_CLUSTERS} passages): too few to judge by"] if few else []),
+        bootstrap=resampled,
+        remarks=pair.remarks + _doubts(difference, resampled),
     )
 
 
@@ -229,6 +234,32 @@ def _difference(aggregation: str, a: list[Any], b: list[Any], clusters: list[Any
         return paired_ratio_difference(bits[0], bits[1], [float(value[1]) for value in a], clusters)
     function = named_aggregation(aggregation)
     return None if function is None else paired_corpus_difference(a, b, function, clusters, seed=seed)
+
+
+def _resampled(aggregation: str, a: list[Any], b: list[Any], clusters: list[Any], seed: int, found: Difference | None) -> tuple[float, float] | None:
+    """The interval of the paired bootstrap; None where it is the test itself, or nothing can be computed."""
+    if found is None or found.test == BOOTSTRAP or found.interval.stderr is None:
+        return None
+    if found.test == JACKKNIFE:
+        limits = paired_bootstrap(a, b, clusters, aggregation=named_aggregation(aggregation), seed=seed)
+    elif aggregation == BITS_PER_BYTE:
+        bits = [[-value[0] / math.log(2) for value in side] for side in (a, b)]
+        limits = paired_bootstrap(bits[0], bits[1], clusters, denominators=[float(value[1]) for value in a], seed=seed)
+    else:
+        limits = paired_bootstrap(a, b, clusters, seed=seed)
+    return limits if all(map(math.isfinite, limits)) else None
+
+
+def _doubts(found: Difference, resampled: tuple[float, float] | None) -> list[str]:
+    """Why the verdict on one task, before the correction for many, is to be taken with care."""
+    if found.too_few:
+        return [found.too_few]
+    if resampled is None or math.isnan(found.p):
+        return []
+    low, high = resampled
+    if (low <= 0 <= high) == (found.p > ALPHA):
+        return []
+    return [f"a close call: the paired bootstrap gives {low:+.3g} to {high:+.3g}, and so {'no difference' if low <= 0 <= high else 'a difference'}"]
 
 
 def _changed(items: list[tuple[Row, Row]]) -> list[dict[str, Any]]:

@@ -203,10 +203,14 @@ def bounds(metric: str, best: float | None) -> tuple[float, float] | None:
     return _BOUNDS.get(metric)
 
 
+_METHODS = dict.fromkeys(("mean", "bits_per_byte"), "analytic") | dict.fromkeys(("bleu", "chrf", "ter", "perplexity", "weighted_perplexity"), "jackknife")
+"""How the standard error is found, by aggregation; see `statistics.intervals`."""
+
+
 def _uncertainty(row: Row) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if row["stderr"] is not None and math.isfinite(row["stderr"]):
-        found["standard_error"] = {"value": row["stderr"], "method": "analytic" if row["aggregation"] in ("mean", "bits_per_byte") else "bootstrap"}
+        found["standard_error"] = {"value": row["stderr"], "method": _METHODS.get(row["aggregation"], "bootstrap")}
     if row["low"] is not None and row["high"] is not None and math.isfinite(row["low"]) and math.isfinite(row["high"]):
         found["confidence_interval"] = {"lower": row["low"], "upper": row["high"], "confidence_level": 0.95}
     if found and row["n"]:

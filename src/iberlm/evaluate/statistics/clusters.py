@@ -58,8 +58,9 @@ def ratio(numerators: Array, denominators: Array, cluster: NDArray[np.intp]) -> 
     degrees of freedom are those under a working model in which terms of one cluster are as correlated as they were found to be
     (Imbens and Kolesar, Review of Economics and Statistics 98, 2016). Its terms vary as the square of their denominators for the
     expectation (each document has its own rate), and as the denominators for the degrees: of the choices tried, the one that
-    holds the level best where documents are of very unequal length (benchmarks/evaluate_simulation.py). For items that stand
-    alone this is the sample variance / n, with n - 1 degrees.
+    holds the level best where documents are of very unequal length (benchmarks/evaluate_simulation.py). Either way two terms of a
+    cluster covary by the correlation times the root of their variances. For items that stand alone this is the sample variance / n,
+    with n - 1 degrees.
     """
     tops, bottoms = cluster_sums(cluster, numerators), cluster_sums(cluster, denominators)
     total = bottoms.sum()
@@ -73,7 +74,7 @@ def ratio(numerators: Array, denominators: Array, cluster: NDArray[np.intp]) -> 
     squared = float((scale * cluster_sums(cluster, residuals) ** 2).sum())
     correlation = _correlation(residuals, denominators, cluster, bottoms)
     own_rates = (1 - correlation) * cluster_sums(cluster, denominators**2) + correlation * bottoms**2
-    one_rate = (1 - correlation) * bottoms * denominators.mean() + correlation * bottoms**2
+    one_rate = denominators.mean() * ((1 - correlation) * bottoms + correlation * cluster_sums(cluster, np.sqrt(denominators)) ** 2)
     expected, _ = _moments(share, scale, own_rates)
     mean, spread = _moments(share, scale, one_rate)
     return Ratio(value, float(squared / total**2 * own_rates.sum() / expected), mean**2 / spread, len(tops))

@@ -13,7 +13,7 @@ from scipy.special import ndtr, ndtri
 
 from iberlm.core.errors import DataError
 from iberlm.evaluate.statistics.clusters import Array, Ratio, codes, quantile, ratio
-from iberlm.evaluate.statistics.corpus import Aggregation, Corpus, resampled
+from iberlm.evaluate.statistics.corpus import Aggregation, Corpus, jackknife_error, resampled
 
 MIN_RESAMPLES = 100
 _MAX_EXPONENT = 700.0
@@ -123,26 +123,50 @@ def bits_per_byte_interval(pairs: Sequence[Sequence[float]], clusters: Sequence[
 
 
 def corpus_interval(values: Sequence[Any], aggregation: Aggregation, clusters: Sequence[Any] | None = None, *, seed: int, resamples: int = 1000) -> Interval:
-    """A metric of all items together (BLEU, F1, Matthews) with the BCa bootstrap interval over clusters.
+    """A metric of all items together (BLEU, F1, Matthews) with its interval over clusters.
 
+    BLEU, chrF, TER and perplexities: Student's t with the jackknife's standard error, on the logarithm, or the logit of a share of
+    100, by the delta method (`stretched`). Others, F1, Matthews and functions of one's own: the BCa bootstrap.
     BCa: Efron, Journal of the American Statistical Association 82, 1987. Its percentiles are those that make up for the
-    variance that a bootstrap loses with few clusters (Hesterberg, American Statistician 69, 2015, section 5.3).
+    variance that a bootstrap loses with few clusters (Hesterberg, American Statistician 69, 2015, section 5.3). Of labels that stand
+    alone the variance is known with their shares, so it costs no degrees of freedom, as in `mean_interval`.
     """
     _not_empty(values)
     corpus = Corpus(values, aggregation, clusters)
     n, groups = len(corpus.values), corpus.clusters
     if groups < 2 or not math.isfinite(corpus.value):
         return Interval(corpus.value, None, math.nan, math.nan, n, groups)
+    left_out = corpus.jackknife()
+    if corpus.bounds is not None and np.isfinite(left_out).all():
+        stderr = jackknife_error(left_out)
+        low, high = stretched(corpus.value, quantile(len(left_out) - 1) * stderr, corpus.bounds)
+        return Interval(corpus.value, stderr, low, high, n, groups)
     draws = np.concatenate([corpus.of(counts) for counts in resampled(groups, max(resamples, MIN_RESAMPLES), seed)])
     draws = draws[np.isfinite(draws)]
     if len(draws) < MIN_RESAMPLES:
         return Interval(corpus.value, None, math.nan, math.nan, n, groups)
-    low, high = bca(corpus.value, draws, corpus.jackknife(), groups)
+    low, high = bca(corpus.value, draws, left_out, groups, math.inf if corpus.smooth and groups == n else groups - 1)
     stderr = float(draws.std(ddof=1)) * math.sqrt(groups / (groups - 1))
     return Interval(corpus.value, stderr, low, high, n, groups)
 
 
-def bca(value: float, draws: Array, left_out: Array, clusters: int) -> tuple[float, float]:
+def stretched(value: float, half: float, bounds: tuple[float, float]) -> tuple[float, float]:
+    """Ends of value +- half on a scale that takes the bounds to infinity, log((value - lowest) / (highest - value)), by the delta method.
+
+    The logarithm where there is no highest, the value's own scale where there is no bound, and where the value lies at one.
+    """
+    lowest, highest = bounds
+    if not half or not lowest < value < highest or math.isinf(lowest):
+        return min(value, max(lowest, value - half)), max(value, min(highest, value + half))
+    below, above = value - lowest, highest - value
+    factor = math.exp(min(half / below + half / above, _MAX_EXPONENT))
+    if math.isinf(highest):
+        return lowest + below / factor, lowest + below * factor
+    width = highest - lowest
+    return lowest + width * below / (below + above * factor), lowest + width * below / (below + above / factor)
+
+
+def bca(value: float, draws: Array, left_out: Array, clusters: int, degrees: float) -> tuple[float, float]:
     """Ends of the bias-corrected and accelerated interval from bootstrap `draws` and the jackknife values `left_out`."""
     if draws.min() == draws.max():
         return float(draws[0]), float(draws[0])
@@ -152,7 +176,7 @@ def bca(value: float, draws: Array, left_out: Array, clusters: int) -> tuple[flo
     spread = float((pulls**2).sum()) ** 1.5
     acceleration = float((pulls**3).sum()) / (6 * spread) if spread else 0.0
     # percentiles of a normal deviate as far out as Student's t reaches, times the root by which the draws are too narrow
-    reach = math.sqrt(clusters / (clusters - 1)) * quantile(clusters - 1)
+    reach = math.sqrt(clusters / (clusters - 1)) * quantile(degrees)
     ends = []
     for side in (-reach, reach):
         moved = bias + side
