@@ -17,7 +17,7 @@ from iberlm.evaluate.tasks import task_key_files
 
 NO_TEMPLATE, OF_SERVER = "none", "server"
 """Templates that are no hash: the request as it is, and whatever template a server puts it into."""
-SCORING = 1
+SCORING = 2
 """Raised whenever the same answers come to other scores, intervals or notes."""
 IDENTIFIER = Path(__file__).parents[1] / "curate" / "langid"
 """Where the models of the language identifier lie, which scores the answers of the family `fidelity`."""
