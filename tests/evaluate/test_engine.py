@@ -15,6 +15,7 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from safetensors.torch import load_file, save_file
 
 from iberlm.core.errors import ConfigError, DataError, ResourceError
@@ -227,6 +228,50 @@ def test_only_what_is_scored_is_put_through_a_softmax(batch: dict[str, int], pla
     assert [value for value, _ in found] == pytest.approx([value for value, _ in expected], rel=0 if batch["batch_size"] else 1e-5, abs=0)
     assert all(scored < given for scored, given in widths)
     assert min(scored / given for scored, given in widths) < 0.5
+
+
+BATCHES = [{"batch_size": 1}, {"batch_size": 4}, {"batch_size": 0, "batch_tokens": 8192}]
+
+
+def by_hand(model: Any, context: list[int], answer: list[int]) -> float:
+    """Log-likelihood of the tokens of an answer, from one forward pass of its own."""
+    tokens = [*context, *answer][-(model.config.max_position_embeddings + 1) :]
+    with torch.no_grad():
+        logs = model(torch.tensor([tokens[:-1]])).logits[0].log_softmax(-1)
+    return float(logs[-len(answer) :].gather(1, torch.tensor(answer)[:, None]).sum())
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_the_same_tokens_cut_in_two_ways_are_scored_each_as_it_is_cut(batch: dict[str, int], plain_model: Path, tmp_path: Path) -> None:
+    """lm-eval reads the shorter answer off the first places of the longer one."""
+    words = " la casa del riu és molt gran i el mercat obri cada dia".split(" ")[1:]
+    cuts = [3, 6, 6, 9, 11]
+    requests = []
+    for number, cut in enumerate(cuts):
+        answer = "".join(f" {word}" for word in words[cut:])
+        requests.append(Instance("loglikelihood", {}, ("".join(f" {word}" for word in words[:cut]), answer), number, metadata=("t", number, 1)))
+    lm = (backend := open_backend(EvaluateConfig(model_folder=str(plain_model), validation="-", **batch))).lm
+    tokens = [lm._encode_pair(*request.args) for request in requests]
+    assert len({(*context, *answer) for context, answer in tokens}) < len(tokens)
+    with Journal(tmp_path, "j") as journal:
+        found = backend.answer("loglikelihood", requests, Slices(journal))
+    assert [value for value, _ in found] == pytest.approx([by_hand(lm.model, *pair) for pair in tokens], rel=1e-5)
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_documents_that_repeat_themselves_have_the_bits_of_their_windows(batch: dict[str, int], plain_model: Path, tmp_path: Path) -> None:
+    """Their last window, with a long context, has the tokens of a full one."""
+    documents = ["Hola " * 80, "\t" * 250, "ab " * 3, "x", "á" * 20, "Hola " * 80]
+    requests = [Instance("loglikelihood_rolling", {}, (text,), number, metadata=("t", number, 1)) for number, text in enumerate(documents)]
+    lm = (backend := open_backend(EvaluateConfig(model_folder=str(plain_model), validation="-", **batch))).lm
+    expected = []
+    for text in documents:
+        tokens = lm.tok_encode(text, add_special_tokens=False)
+        windows = get_rolling_token_windows(token_list=tokens, prefix_token=lm.prefix_token_id, max_seq_len=lm.max_length, context_len=1)
+        expected.append(sum(by_hand(lm.model, *make_disjoint_window(window)) for window in windows))
+    with Journal(tmp_path, "j") as journal:
+        found = backend.answer("loglikelihood_rolling", requests, Slices(journal))
+    assert found == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_mean_leaves_out_tasks_without_an_interval() -> None:

@@ -178,6 +178,11 @@ def named(docs):
         "evaluate: town: the right answer of 1 of 5 items that were looked at is none of their choices, and would be scored as wrong: "
         "'2' with the choices Si, Non"
     ]
+    several = TASK.replace(TARGET, 'doc_to_target: "{{[label, 7]}}"')
+    assert found(tmp_path, town(several)) == ([], [])
+    strict = TASK.replace(TARGET, "doc_to_target: !function functions.place")
+    problems, _ = found(tmp_path, town(strict, functions="def place(doc):\n    return {1: 0, 2: 1}[doc['label']]\n", rows=rows(1, 2, 1, 0, 1, 2, 2, 1)))
+    assert problems == ["town: the right answer of its item 3 cannot be found (KeyError: 0)"]
     problems, _ = found(tmp_path, town(rows=rows(-1, -1, 0)))
     assert "'-1' with the choices Si, Non" in problems[0]
 

@@ -64,7 +64,10 @@ def rehearse(task: Any, facts: TaskFacts, shots: int, context: int | None, lengt
 def _chance(task: Any, facts: TaskFacts, docs: Any) -> Iterator[str]:
     if task.OUTPUT_TYPE != "multiple_choice" or task.get_config("process_results") or facts.chance is None or not facts.metric.startswith("acc"):
         return
-    counts = [len(task.doc_to_choice(docs[number])) for number in range(min(_CHOICE_ITEMS, len(docs)))]
+    try:
+        counts = [len(task.doc_to_choice(docs[number])) for number in _spread(docs)]
+    except Exception:  # told by `_right_answers`
+        return
     found = sum(1 / count for count in counts) / len(counts)
     if abs(found - facts.chance) > _CHANCE_TOLERANCE and task.multiple_target == 0:
         numbers = f"{min(counts)} to {max(counts)}" if min(counts) != max(counts) else f"{counts[0]}"
@@ -75,12 +78,17 @@ def _right_answers(task: Any, docs: Any, found: Findings) -> None:
     """Items whose right answer is none of their choices: lm-eval scores them 0, whatever the model answers."""
     if task.OUTPUT_TYPE != "multiple_choice" or task.get_config("process_results"):
         return
-    numbers = sorted({round(place * (len(docs) - 1) / (_CHOICE_ITEMS - 1)) for place in range(_CHOICE_ITEMS)})
+    numbers = _spread(docs)
     wrong: list[tuple[Any, Sequence[Any]]] = []
     for number in numbers:
-        choices = task.doc_to_choice(docs[number])
-        right = task.doc_to_text(docs[number]) if task.multiple_input else task.doc_to_target(docs[number])
-        if not all(_is_choice(entry, choices) for entry in (right if isinstance(right, list) else [right])):
+        try:
+            choices = task.doc_to_choice(docs[number])
+            right = task.doc_to_text(docs[number]) if task.multiple_input else task.doc_to_target(docs[number])
+        except Exception as error:  # as with any template or function of a task
+            found.problems.append(f"the right answer of its item {number} cannot be found ({type(error).__name__}: {error})")
+            return
+        # one of several that lm-eval cannot place leaves the others right
+        if not any(_is_choice(entry, choices) for entry in (right if isinstance(right, list) else [right])):
             wrong.append((right, choices))
     if not wrong:
         return
@@ -90,6 +98,11 @@ def _right_answers(task: Any, docs: Any, found: Findings) -> None:
         f"'{right}' with the choices {', '.join(str(choice)[:20] for choice in choices)}"
     )
     (found.problems if 2 * len(wrong) >= len(numbers) else found.remarks).append(text)
+
+
+def _spread(docs: Any) -> list[int]:
+    """Places of items from the first to the last."""
+    return sorted({round(place * (len(docs) - 1) / (_CHOICE_ITEMS - 1)) for place in range(_CHOICE_ITEMS)})
 
 
 def _is_choice(right: Any, choices: Sequence[Any]) -> bool:

@@ -1,12 +1,14 @@
 """A model in this process, by lm-eval's HFLM: its tokenization, its padding, its sums; only what is batched with what is told here.
 
-Batches are those that HFLM makes at the same `batch_size`, to the last digit; with `batch_size=0` they are cut by tokens instead,
-since padding long and short texts to one length wastes the time. HFLM puts the logits of every token through a softmax over the whole
-vocabulary; here only those of the tokens that are scored, and with `batch_size=0` what stands before the first of them is not even computed.
+Batches are those that HFLM makes at the same `batch_size`, to the last digit, unless it mixes up requests (see `_batches`); with
+`batch_size=0` they are cut by tokens instead, since padding long and short texts to one length wastes the time. HFLM puts the logits
+of every token through a softmax over the whole vocabulary; here only those of the tokens that are scored, and with `batch_size=0`
+what stands before the first of them is not even computed.
 """
 
 import importlib.metadata
 import inspect
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -44,10 +46,14 @@ class SlicedHFLM(HFLM):  # type: ignore[misc]
 
     def _model_call(self, inps: torch.Tensor, attn_mask: torch.Tensor | None = None, labels: torch.Tensor | None = None) -> torch.Tensor:
         """Logits (sequences, positions, vocabulary) of the positions that answers need, those of each sequence at the end of its row."""
-        assert inps.shape == (len(self.scored.lengths), self.scored.lengths[0]), "HFLM has made another batch"
+        if inps.shape != (len(self.scored.lengths), self.scored.lengths[0]):
+            raise RuntimeError(
+                f"lm-eval has made a batch of {tuple(inps.shape)} where {len(self.scored.lengths)} x {self.scored.lengths[0]} tokens were to be asked"
+            )
         if not self.sequences and self.keeps_logits:  # a product of fewer rows may differ in its last digits: not where batches are as HFLM's
             with torch.no_grad():
                 logits = cast(torch.Tensor, self.model(inps, logits_to_keep=inps.shape[1] - self.scored.first).logits)
+            logits = logits[:, self.scored.first - inps.shape[1] :]  # of a model that takes the argument and keeps all
         else:
             logits = super()._model_call(inps, attn_mask, labels)[:, self.scored.first :]
         ends = torch.tensor(self.scored.lengths, device=logits.device)[:, None] - self.scored.first
@@ -82,17 +88,28 @@ class SlicedHFLM(HFLM):  # type: ignore[misc]
         return [answer if answer is not None else (0.0, False) for answer in answers]
 
     def _batches(self, requests: Sequence[Tokenized], override_bs: int | None) -> Iterator[list[list[int]]]:
-        """Groups of requests that share a forward pass, longest first, as lm-eval's Collator orders them: requests of one batch together."""
-        grouped: dict[tuple[int, ...], list[int]] = {}
+        """Groups of requests that share a sequence, longest first, as lm-eval's Collator orders them: those of one batch together.
+
+        The same tokens cut elsewhere into context and answer come in a later round: HFLM would put both into one group, and read the shorter
+        answer off the first places of the longer one.
+        """
+        grouped: dict[tuple[tuple[int, ...], int], list[int]] = {}
         for index, (_, context, continuation) in enumerate(requests):
-            # answers of one token to the same question are read off the same logits
-            grouped.setdefault((*context, *continuation[:-1]), []).append(index)
-        longest = [max(members, key=lambda index: len(requests[index][2])) for members in grouped.values()]
-        tokens = {index: [*requests[index][1], *requests[index][2]] for index in longest}
-        order = sorted(zip(longest, grouped.values(), strict=True), key=lambda entry: (-len(tokens[entry[0]]), tuple(tokens[entry[0]])))
-        lengths = [min(len(tokens[first]), self.max_length + 1) for first, _ in order]
-        for start, end in _cuts(lengths, override_bs or self.sequences, self.tokens):
-            yield [members for _, members in order[start:end]]
+            # answers that differ in their last token only are read off the same logits
+            grouped.setdefault(((*context, *continuation[:-1]), len(context)), []).append(index)
+        rounds: list[list[list[int]]] = []
+        cuts: Counter[tuple[int, ...]] = Counter()
+        for (tokens, _), members in grouped.items():
+            if cuts[tokens] == len(rounds):
+                rounds.append([])
+            rounds[cuts[tokens]].append(members)
+            cuts[tokens] += 1
+        for groups in rounds:
+            sequences = {members[0]: [*requests[members[0]][1], *requests[members[0]][2]] for members in groups}
+            order = sorted(groups, key=lambda members: (-len(sequences[members[0]]), tuple(sequences[members[0]])))
+            lengths = [min(len(sequences[members[0]]), self.max_length + 1) for members in order]
+            for start, end in _cuts(lengths, override_bs or self.sequences, self.tokens):
+                yield order[start:end]
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         if self.sequences:
