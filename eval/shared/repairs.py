@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, Value
 from lm_eval.utils import general_detokenize
 
 Doc = dict[str, Any]
@@ -39,29 +39,36 @@ def _mapped(dataset: Dataset, change: Callable[[Doc], Doc]) -> Dataset:
 
 # --- labels
 
-_CLASSES = (
-    ("entailment", "neutral", "contradiction"),
-    ("entailment", "not entailment"),
-    ("no parafrasis", "parafrasis"),
-    ("n", "neu", "p"),
-    ("against", "none", "favor"),
-    ("ekonomia", "euskal herria", "euskara", "gizartea", "historia", "ingurumena", "iritzia", "komunikazioa", "kultura", "nazioartea", "politika", "zientzia"),
-    ("false", "true"),
-)  # fmt: skip
-_PLACES = {name: place for names in _CLASSES for place, name in enumerate(names)}
+_INFERENCES = ("entailment", "neutral", "contradiction")
+_SAME = ("false", "true")
 
 
-def _place(label: Any) -> int:
-    """A label as the place of its choice, whether the rows have a number, a number as text, the name of a class, or a truth value.
+def _labelled(dataset: Dataset, column: str, names: tuple[str, ...], change: Callable[[Doc], Doc] = lambda _: {}) -> Dataset:
+    """Rows with the place of the label's class as a 64-bit integer, whatever the type of `column` was; `change` gives other columns, of types as before.
 
-    lm-eval takes any other text for a wrong label: such an item is never right, and nothing says so. Raises `ValueError` for an unknown name.
+    Without a type of its own a column of `large_string`, as polars writes it, would make text of the places again.
     """
-    if not isinstance(label, str) or label.strip().isdigit():
-        return int(label)
-    name = label.strip().lower().replace("_", " ")
-    if name not in _PLACES:
-        raise ValueError(f"unknown label '{label}'; known are numbers and {', '.join(_PLACES)}")
-    return _PLACES[name]
+    features = dataset.features.copy()
+    features[column] = Value("int64")
+    return dataset.map(lambda doc: doc | change(doc) | {column: _place(doc[column], names)}, features=features, load_from_cache_file=False)
+
+
+def _place(label: Any, names: tuple[str, ...]) -> int:
+    """A label as the place of its class in `names`: the rows have that number, the number as text, the class's name, or a truth value of two classes.
+
+    lm-eval takes any other label for a wrong one: such an item is never right, and nothing says so. Raises `ValueError` for it, also for -1, which some
+    data sets have where the label is kept back.
+    """
+    spelled = _plain(label) if isinstance(label, str) else label
+    if not isinstance(label, bool) or len(names) == 2:
+        for place, name in enumerate(names):
+            if spelled in (place, str(place), _plain(name)):
+                return place
+    raise ValueError(f"unknown label {label!r}; known are {', '.join(f'{place} ({name})' for place, name in enumerate(names))}")
+
+
+def _plain(name: str) -> str:
+    return name.strip().lower().replace("_", " ")
 
 
 # --- inference: "PREMISE, right? Yes, HYPOTHESIS."
@@ -78,7 +85,7 @@ def premises_gl(dataset: Dataset) -> Dataset:
 
 
 def _premises(dataset: Dataset, premise: str, hypothesis: str, label: str) -> Dataset:
-    return _mapped(dataset, lambda doc: doc | _joined(doc[premise], doc[hypothesis], (premise, hypothesis)) | {label: _place(doc[label])})
+    return _labelled(dataset, label, _INFERENCES, lambda doc: _joined(doc[premise], doc[hypothesis], (premise, hypothesis)))
 
 
 def _joined(premise: str, hypothesis: str, names: tuple[str, str]) -> Doc:
@@ -91,22 +98,24 @@ def _joined(premise: str, hypothesis: str, names: tuple[str, str]) -> Doc:
 
 def pairs(dataset: Dataset) -> Dataset:
     """Pairs of sentences to be joined by a question; pairs with an empty one are left out."""
-    return _mapped(_pairs(dataset, "sentence1", "sentence2"), lambda doc: doc | {"label": _place(doc["label"])})
+    return _pairs(dataset, ("sentence1", "sentence2"), "label", ("No Parafrasis", "Parafrasis"))
 
 
 def pairs_gl(dataset: Dataset) -> Dataset:
-    """The same for the columns of `parafrases_gl`."""
-    return _pairs(dataset, "Frase", "Paráfrase")
+    """The same for `parafrases_gl`, which has other columns and three classes by its card; the task takes the last two for one."""
+    return _pairs(dataset, ("Frase", "Paráfrase"), "Avaliación", ("non-paraphrase", "borderline paraphrase", "paraphrase"))
 
 
-def _pairs(dataset: Dataset, first: str, second: str) -> Dataset:
+def _pairs(dataset: Dataset, sentences: tuple[str, str], label: str, names: tuple[str, ...]) -> Dataset:
+    first, second = sentences
     full = dataset.filter(lambda doc: bool(doc[first]) and bool(doc[second]), load_from_cache_file=False)
-    return _mapped(full, lambda doc: doc | {first: _tidy(doc[first], ".,;"), second: _lower_first(_tidy(doc[second], ""))})
+    return _labelled(full, label, names, lambda doc: {first: _tidy(doc[first], ".,;"), second: _lower_first(_tidy(doc[second], ""))})
 
 
 def lower_choices(dataset: Dataset) -> Dataset:
     """COPA: the two choices go on with the sentence."""
-    return _mapped(dataset, lambda doc: doc | {name: _lower_first(doc[name]) for name in ("choice1", "choice2")} | {"label": _place(doc["label"])})
+    choices = ("choice1", "choice2")
+    return _labelled(dataset, "label", choices, lambda doc: {name: _lower_first(doc[name]) for name in choices})
 
 
 # --- answers to questions on a passage
@@ -282,6 +291,8 @@ _GLUED = (
     (re.compile(r'(\s+|^)"\s+([^"]+)\s+"'), r'\1"\2"'),
     (re.compile(r"(\s+|^)'\s+([^']+)\s+'"), r"\1'\2'"),
 )
+_TOPICS = ("Ekonomia", "Euskal Herria", "Euskara", "Gizartea", "Historia", "Ingurumena", "Iritzia", "Komunikazioa", "Kultura", "Nazioartea", "Politika",
+           "Zientzia")  # fmt: skip
 
 
 def _glued(text: str) -> str:
@@ -291,20 +302,35 @@ def _glued(text: str) -> str:
     return text
 
 
-def classes(dataset: Dataset) -> Dataset:
-    """Texts with the number of their class."""
-    return _mapped(dataset, lambda doc: doc | {"label": _place(doc["label"])})
+def attitudes(dataset: Dataset) -> Dataset:
+    """BEC: negative, neutral and positive texts."""
+    return _labelled(dataset, "label", ("N", "NEU", "P"))
+
+
+def topics(dataset: Dataset) -> Dataset:
+    """BHTC: texts and their topics."""
+    return _labelled(dataset, "label", _TOPICS)
+
+
+def stances(dataset: Dataset) -> Dataset:
+    """VaxxStance: texts against, neither, and in favour."""
+    return _labelled(dataset, "label", ("AGAINST", "NONE", "FAVOR"))
+
+
+def answered(dataset: Dataset) -> Dataset:
+    """QNLI: questions and sentences, of which the first class answers the question."""
+    return _labelled(dataset, "label", ("entailment", "not_entailment"))
 
 
 def word_senses(dataset: Dataset) -> Dataset:
     """WiC: sentences whose UTF-8 was read as Latin-1."""
-    mended = _mapped(dataset, lambda doc: doc | {name: _glued(doc[name]).encode("latin-1").decode("utf-8") for name in ("sentence1", "sentence2")})
-    return classes(mended)
+    sentences = ("sentence1", "sentence2")
+    return _labelled(dataset, "label", _SAME, lambda doc: {name: _glued(doc[name]).encode("latin-1").decode("utf-8") for name in sentences})
 
 
 def coreferences(dataset: Dataset) -> Dataset:
     """EpecKorref: texts with two spans, each by its text and the place of its first token."""
-    return classes(_mapped(dataset, lambda doc: doc | (doc.get("target") or {})))
+    return _labelled(_mapped(dataset, lambda doc: doc | (doc.get("target") or {})), "label", _SAME)
 
 
 def coreference_question(doc: Doc) -> str:

@@ -1,11 +1,12 @@
 """Our versions of lm-eval's tasks ask the same requests and give the same scores as lm-eval's own, where these still run."""
 
 import importlib.util
+import re
 from typing import Any
 
 import datasets
 import pytest
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Value
 from sklearn.metrics import f1_score
 
 from iberlm.core.errors import DataError
@@ -70,7 +71,7 @@ ROWS: dict[str, Rows] = {
     "teca": NLI,
     "paws": PAIRS,
     "parafraseja": PAIRS,
-    "parafrases": [{"Frase": row["sentence1"], "Paráfrase": row["sentence2"], "Avaliación": 3 * row["label"]} for row in PAIRS],
+    "parafrases": [{"Frase": row["sentence1"], "Paráfrase": row["sentence2"], "Avaliación": 2 * row["label"]} for row in PAIRS],
     "copa": [
         {"premise": "Plou.", "choice1": "El terra és moll", "choice2": "Fa sol", "question": kind, "label": index}
         for index, kind in enumerate(("cause", "effect"))
@@ -214,39 +215,125 @@ CLASSES = {
     "teca": ("entailment", "neutral", "contradiction"),
     "xnli_gl": ("entailment", "neutral", "contradiction"),
     "parafraseja": ("No Parafrasis", "Parafrasis"),
+    "parafrases_gl": ("0", "1", "2"),
     "paws_ca": ("0", "1"),
     "copa_ca": ("0", "1"),
     "qnlieu": ("entailment", "not_entailment"),
     "bec2016eu": ("N", "NEU", "P"),
-    "bhtc_v2": ("Ekonomia", "Euskal_Herria", *("",) * 9, "Zientzia"),
+    "bhtc_v2": ("Ekonomia", "Euskal_Herria", "Euskara", "Gizartea", "Historia", "Ingurumena", "Iritzia", "Komunikazioa", "Kultura", "Nazioartea", "Politika",
+                "Zientzia"),
     "vaxx_stance": ("AGAINST", "NONE", "FAVOR"),
     "wiceu": (False, True),
     "epec_koref_bin": (False, True),
-}
+}  # fmt: skip
 """Names of the labels in the files of data sets, of which the hub's loading scripts make numbers."""
+COLUMNS = {"xnli_gl": "gold_label", "parafrases_gl": "Avaliación"}
+"""Columns of the labels that are not `label`."""
+TYPES = {"large text": Value("large_string"), "text": Value("string"), "small": Value("int8"), "fraction": Value("float64")}
 
 
-@pytest.mark.parametrize("spelling", ["number as text", "name"])
+def numbered(name: str) -> Rows:
+    """A data set's rows with numbers for labels."""
+    column = COLUMNS.get(name, "label")
+    rows = rows_for(task_facts(f"{name}_iberlm"))
+    return [row | {column: row[column] if isinstance(row[column], int) else CLASSES[name].index(row[column])} for row in rows]
+
+
+def relabelled(name: str, labels: list[Any], feature: Any = None) -> Any:
+    """A task with other labels in its rows, of a given type."""
+    column = COLUMNS.get(name, "label")
+    rows = Dataset.from_list([row | {column: label} for row, label in zip(numbered(name), labels, strict=True)])
+    data = {split: rows.cast_column(column, feature) if feature else rows for split in SPLITS}
+    return load_task(task_facts(f"{name}_iberlm"), overrides={"custom_dataset": lambda **_: data, "dataset_kwargs": {}, "num_fewshot": 0}, metadata={})
+
+
+def assert_same(task: Any, expected: Any) -> None:
+    assert requests(task) == requests(expected)
+    assert [task.doc_to_target(doc) for doc in task.eval_docs] == [expected.doc_to_target(doc) for doc in expected.eval_docs]
+    for index, (doc, other) in enumerate(zip(task.eval_docs, expected.eval_docs, strict=True)):
+        assert scores(task, doc, index) == scores(expected, other, index)
+
+
+@pytest.mark.parametrize("spelling", ["number as text", "name", "name in a column of large text"])
 @pytest.mark.parametrize("name", CLASSES)
 def test_labels_are_understood_however_the_rows_spell_them(name: str, spelling: str) -> None:
-    facts = task_facts(f"{name}_iberlm")
-    column = "gold_label" if name == "xnli_gl" else "label"
-    rows = rows_for(facts)
-    numbers = [row[column] if isinstance(row[column], int) else CLASSES[name].index(row[column]) for row in rows]
-    spelled = [row | {column: CLASSES[name][number] if spelling == "name" else str(number)} for row, number in zip(rows, numbers, strict=True)]
-    numbered, other = (loaded(facts, entries) for entries in ([row | {column: number} for row, number in zip(rows, numbers, strict=True)], spelled))
-    assert requests(other) == requests(numbered)
-    assert [other.doc_to_target(doc) for doc in other.eval_docs] == [numbered.doc_to_target(doc) for doc in numbered.eval_docs]
-    for index, (doc, expected) in enumerate(zip(other.eval_docs, numbered.eval_docs, strict=True)):
-        assert scores(other, doc, index) == scores(numbered, expected, index)
+    numbers = [row[COLUMNS.get(name, "label")] for row in numbered(name)]
+    names = [CLASSES[name][number] for number in numbers]
+    if spelling == "name in a column of large text":
+        task = relabelled(name, [str(label) for label in names], Value("large_string"))
+    else:
+        task = relabelled(name, names if spelling == "name" else [str(number) for number in numbers])
+    assert_same(task, relabelled(name, numbers))
 
 
+@pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("name", CLASSES)
-def test_an_unknown_label_is_no_silent_zero(name: str) -> None:
-    facts = task_facts(f"{name}_iberlm")
-    rows = [row | {"gold_label" if name == "xnli_gl" else "label": "perhaps"} for row in rows_for(facts)]
-    with pytest.raises(DataError, match="unknown label 'perhaps'; known are numbers and entailment, neutral"):
-        loaded(facts, rows)
+def test_labels_are_understood_in_columns_of_every_type(name: str, kind: str) -> None:
+    numbers = [row[COLUMNS.get(name, "label")] for row in numbered(name)]
+    assert_same(relabelled(name, numbers, TYPES[kind]), relabelled(name, numbers))
+
+
+@pytest.mark.parametrize(("name", "labels"), [("copa_ca", [False, True]), ("paws_ca", [True, False, False, False]), ("epec_koref_bin", [True])])
+def test_truth_values_are_labels_of_two_classes(name: str, labels: list[bool]) -> None:
+    assert_same(relabelled(name, labels), relabelled(name, [int(label) for label in labels]))
+
+
+def test_labels_may_be_classes_of_the_data_set() -> None:
+    numbers = [row["label"] for row in numbered("xnli_ca")]
+    assert_same(relabelled("xnli_ca", numbers, ClassLabel(names=list(CLASSES["xnli_ca"]))), relabelled("xnli_ca", numbers))
+
+
+def test_a_cause_in_a_column_of_large_text_stays_the_first_choice() -> None:
+    task = relabelled("copa_ca", ["0", "1"], Value("large_string"))
+    assert [task.doc_to_target(doc) for doc in task.eval_docs] == ["el terra és moll", "fa sol"]
+
+
+@pytest.mark.parametrize("label", [0, 0.0, "0", " 0 "])
+def test_a_galician_pair_that_is_no_paraphrase_stays_one(label: Any) -> None:
+    task = relabelled("parafrases_gl", [label] * 4)
+    assert [task.doc_to_target(doc) for doc in task.eval_docs] == [0, 0]
+
+
+@pytest.mark.parametrize("label", ["1", "2", 1, 2.0])
+def test_a_galician_borderline_pair_counts_as_paraphrase(label: Any) -> None:
+    task = relabelled("parafrases_gl", [label] * 4)
+    assert [task.doc_to_target(doc) for doc in task.eval_docs] == [1, 1]
+
+
+FOREIGN = {
+    "xnli_ca": [3, "3", "not_entailment", "true", True, "p"],
+    "teca": ["favor"],
+    "xnli_gl": ["none"],
+    "parafrases_gl": [3, 0.5, "Parafrasis", True],
+    "parafraseja": ["entailment", 2],
+    "paws_ca": ["true", 2],
+    "copa_ca": ["true", 2],
+    "qnlieu": ["neutral", "contradiction", "not"],
+    "bec2016eu": ["NONE", "neutral", 3],
+    "bhtc_v2": ["N", 12],
+    "vaxx_stance": ["NEU", "P", 3],
+    "wiceu": ["Parafrasis", 2],
+    "epec_koref_bin": ["entailment", 2],
+}
+"""Labels of other data sets, and numbers that are none of a class."""
+
+
+@pytest.mark.parametrize("label", ["perhaps", "", "-1", -1, 0.7, float("nan"), None], ids=repr)
+@pytest.mark.parametrize("name", CLASSES)
+def test_an_unknown_label_is_no_silent_zero(name: str, label: Any) -> None:
+    with pytest.raises(DataError, match=rf"ValueError: unknown label {re.escape(repr(label))}; known are 0 \(.*\), 1 \("):
+        relabelled(name, [label] * len(numbered(name)))
+
+
+@pytest.mark.parametrize(("name", "label"), [(name, label) for name, labels in FOREIGN.items() for label in labels])
+def test_a_label_of_another_data_set_is_unknown(name: str, label: Any) -> None:
+    with pytest.raises(DataError, match=f"ValueError: unknown label {re.escape(repr(label))}; known are 0"):
+        relabelled(name, [label] * len(numbered(name)))
+
+
+def test_the_message_of_an_unknown_label_names_the_classes_of_its_data_set() -> None:
+    with pytest.raises(DataError, match=r"unknown label 'NONE'; known are 0 \(N\), 1 \(NEU\), 2 \(P\)"):
+        relabelled("bec2016eu", ["NONE"] * 3)
 
 
 def test_a_problem_needs_no_column_for_its_steps() -> None:
