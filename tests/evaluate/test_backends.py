@@ -15,7 +15,7 @@ import pytest
 from lm_eval.api.instance import Instance
 
 from iberlm.core.errors import ConfigError, DataError, IberlmError, ResourceError
-from iberlm.evaluate.backends import Backend, Slices, openai, transformers, vllm
+from iberlm.evaluate.backends import Backend, Slices, open_backend, openai, transformers, vllm
 from iberlm.evaluate.backends.config import BackendConfig
 from iberlm.evaluate.backends.server import ask_server
 from iberlm.evaluate.config import EvaluateConfig, SuiteConfig
@@ -364,6 +364,18 @@ def test_llama_cpp_itself_gives_texts_and_is_refused_for_log_likelihoods(model: 
 def test_wrong_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         BackendConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("backend", "mend"),
+    [
+        ({"kind": "vllm"}, r"give backend\.tensor_parallel the number of GPUs, and leave processes=1"),
+        ({"kind": "openai", "url": "http://host/v1", "model": "m", "revision": "r"}, "a server shares the work by itself, and leave processes=1"),
+    ],
+)
+def test_several_processes_are_for_transformers_alone(model: Path, backend: dict[str, Any], mend: str) -> None:
+    with pytest.raises(ConfigError, match=rf"processes: 2 with backend\.kind={backend['kind']}; {mend}"):
+        open_backend(EvaluateConfig(model_folder=str(model), suite=SUITE, backend=BackendConfig(**backend), processes=2))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed here")

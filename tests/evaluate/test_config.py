@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from iberlm.core.errors import ConfigError
 from iberlm.core.resources import resource_dir
-from iberlm.evaluate.config import EvaluateConfig, SuiteConfig
+from iberlm.evaluate.config import EvaluateConfig, SuiteConfig, suite_recipes
 
 
 @pytest.mark.parametrize(
@@ -26,8 +26,10 @@ from iberlm.evaluate.config import EvaluateConfig, SuiteConfig
         ({"licences": {"eus_trivia": "CC BY 4.0"}}, r"suite\.licences\.eus_trivia: 'CC BY 4\.0' is not an SPDX licence; did you mean CC-BY-4\.0\?"),
         ({"licences": {"eus_trivia": "cc-by-4.0"}}, r"suite\.licences\.eus_trivia: 'cc-by-4\.0' is not the SPDX spelling; did you mean CC-BY-4\.0\?"),
         ({"licences": {"eus_trivia": "MIT OR"}}, r"suite\.licences\.eus_trivia: 'MIT OR' is not an SPDX expression .*; write e\.g\. 'CC-BY-4\.0'"),
-        ({"licences": {"eus_trivia": "xyzzy"}}, r"'xyzzy' is not an SPDX licence; choose one from .* \(SPDX, or LicenseRef-NAME for what is not on its list\)"),
+        ({"licences": {"eus_trivia": "xyzzy"}}, r"'xyzzy' is not an SPDX licence; choose one from \S+ or a LicenseRef-NAME$"),
+        ({"licences": {"eus_trivia": "CC-BY-4"}}, r"did you mean .*CC-BY-4\.0.*\? \(SPDX, or LicenseRef-NAME for what is not on its list\)$"),
         ({"licences": {"eus_trivia": " "}}, r"suite\.licences\.eus_trivia: must be given"),
+        ({"licences": {"eus_trivia": None}}, r"suite\.licences\.eus_trivia: must be given"),
     ],
 )
 def test_a_suite_that_cannot_be_asked_is_refused(settings: dict[str, Any], message: str) -> None:
@@ -58,6 +60,13 @@ def test_a_wrong_setting_is_refused(settings: dict[str, Any], message: str) -> N
 def test_licences_by_hand_may_be_expressions_and_ones_own() -> None:
     licences = {"eus_trivia": "CC-BY-4.0 AND MIT", "paws_es": "LicenseRef-PAWS", "galcola": "LicenseRef-scancode-public-domain OR CC0-1.0"}
     assert SuiteConfig(licences=licences).licences == licences
+    written = {"eus_trivia": " CC-BY-4.0  AND MIT\n", "paws_es": "LicenseRef-PAWS ", "galcola": "LicenseRef-scancode-public-domain\tOR CC0-1.0"}
+    assert SuiteConfig(licences=written).licences == licences
+
+
+def test_a_suite_made_in_python_is_filed_under_no_recipe_s_name() -> None:
+    assert SuiteConfig().name not in suite_recipes()
+    assert SuiteConfig().title == SuiteConfig(tasks=["reading"]).title == "unnamed"
 
 
 def test_every_suite_recipe_makes_settings() -> None:

@@ -33,6 +33,7 @@ from iberlm.evaluate.leaderboard.views import shown, task_row, verdict
 from iberlm.evaluate.leaderboard.wording import Slugs, number, short_names
 from iberlm.evaluate.results import language_table
 from iberlm.evaluate.statistics.intervals import Interval
+from iberlm.evaluate.store.journal import Journal
 from iberlm.evaluate.store.store import Store
 from tests.evaluate.board_store import CHAT, HOSTILE, HOSTILE_TASK, LARGE, LONG, MODELS, PATH, SERVED, SMALL, TWIN, tasks_of, write_store
 
@@ -283,6 +284,18 @@ def test_overlapping_intervals_share_their_places() -> None:
     assert places([interval(5, 6), interval(0, 1), interval(5.5, 7), None, interval(0.5, 5.2)]) == [(1, 3), (3, 4), (1, 2), None, (2, 4)]
 
 
+def test_the_page_has_the_ends_of_intervals_to_the_last_bit(tmp_path: Path) -> None:
+    end, lower = 0.7 + 1e-12, 0.7 - 1e-12
+    rows = [result("org/a", 0.6, low=0.5, high=lower), result("org/b", 0.8, low=end, high=0.9)]
+    view = board_of(tmp_path, *rows)
+    write_leaderboard([tmp_path / "store"], tmp_path / "out", Options(formats=("html",), items=False))
+    page = html.parse(str(tmp_path / "out" / "index.html"))
+    overall = standings(view).overall
+    means = {(mean.interval.low, mean.interval.high) for mean in overall.means.values()}
+    assert {tuple(map(float, ends.split())) for ends in page.xpath("//td/@data-r")} == {(0.5, lower), (end, 0.9)} | means
+    assert sorted(overall.places.values()) == [(1, 1), (2, 2)]
+
+
 @given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 30)), min_size=1, max_size=12))
 def test_a_place_is_below_another_only_where_the_interval_is(ends: list[tuple[float, float]]) -> None:
     intervals = [interval(low, low + width) for low, width in ends]
@@ -518,11 +531,15 @@ def test_the_tool_writes_all_formats_and_says_where(store: Path, tmp_path: Path)
         (["STORE", "--suite", "sample", "--models", "gpt"], ConfigError, "no model 'gpt'"),
         (["STORE", "--relationship", "friend"], ConfigError, "unknown value 'friend'; choose among first_party"),
         (["EMPTY"], DataError, "no results yet; fill a store with iberlm evaluate"),
+        (["BEGUN"], DataError, "has no result yet\n  unfinished: copa_eu, 1 slice in the journal; the same evaluation goes on from there"),
+        (["STORE", "BEGUN"], DataError, "has no result yet"),
     ],
 )
 def test_wrong_calls_are_told_so(store: Path, tmp_path: Path, arguments: Sequence[str], kind: type[Exception], message: str) -> None:
     Store(tmp_path / "empty").append()
-    given = [{"STORE": str(store), "EMPTY": str(tmp_path / "empty")}.get(word, word) for word in arguments]
+    with Journal(tmp_path / "begun", "copa_eu") as journal:
+        journal.note("0", [])
+    given = [{"STORE": str(store), "EMPTY": str(tmp_path / "empty"), "BEGUN": str(tmp_path / "begun")}.get(word, word) for word in arguments]
     done = run(*given, "--out", str(tmp_path / "out"))
     assert isinstance(done.exception, kind)
     assert message in str(done.exception)

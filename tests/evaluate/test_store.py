@@ -551,12 +551,21 @@ def test_a_store_that_has_just_begun_says_what_its_journal_has(tmp_path: Path, c
             f"unfinished: reading_es.v1-0a1b, begun by {who}, 1 slice in the journal; {going_on}",
         ]
         command("check", tmp_path)
-        assert f"unfinished: copa_eu, 1 slice in the journal; {going_on}" in capsys.readouterr().out
+        checked = capsys.readouterr().out.splitlines()
+        assert checked[0] == f"{tmp_path}: no result yet"
+        assert checked[1] == f"unfinished: copa_eu, 1 slice in the journal; {going_on}"
+        for words in (("compact", tmp_path), ("merge", tmp_path / "into", tmp_path)):
+            with pytest.raises(DataError) as refused:
+                command(*words)
+            assert str(refused.value).splitlines()[0] == f"{tmp_path}: has no result yet"
+            assert [line.strip() for line in str(refused.value).splitlines()[1:]] == checked[1:]
+        assert not (tmp_path / "into").exists()
     Store(tmp_path).append()
     for path in (tmp_path / "journal").iterdir():
         path.unlink()
-    command("list", tmp_path, "--model", "latxa")
-    assert capsys.readouterr().out.splitlines() == [f"{tmp_path}: no result yet", "nothing is in the journal either"]
+    for words in (("list", tmp_path, "--model", "latxa"), ("check", tmp_path)):
+        command(*words)
+        assert capsys.readouterr().out.splitlines() == [f"{tmp_path}: no result yet", "nothing is in the journal either"]
 
 
 def test_only_the_files_that_may_have_an_answer_are_opened(tmp_path: Path) -> None:

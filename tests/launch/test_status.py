@@ -232,11 +232,13 @@ def test_logs_of_ranks_and_following_until_the_end(slurm: SlurmCluster, tmp_path
     assert stage.jobs[0].error is not None
 
 
-def test_a_line_that_is_half_written_when_following_begins_is_shown_whole(slurm: SlurmCluster, tmp_path: Path) -> None:
+@pytest.mark.parametrize("before", ["one\n", "x" * 700_000 + "\n", ""])
+@pytest.mark.parametrize("half", ["tw", "tw" * 300_000])
+def test_a_line_that_is_half_written_when_following_begins_is_shown_whole(slurm: SlurmCluster, tmp_path: Path, before: str, half: str) -> None:
     run = tmp_path / "run"
     job = submit(slurm, run, "pretrain", "true", "--hold")
     log = run / FOLDER / LOGS / f"pretrain-{job.job}.log"
-    log.write_text("one\ntw")
+    log.write_text(before + half)
 
     def write_on(_: float) -> None:
         with log.open("a") as stream:
@@ -247,7 +249,7 @@ def test_a_line_that_is_half_written_when_following_begins_is_shown_whole(slurm:
     passed = itertools.count(0.0, 1000.0)
     with (tmp_path / "followed").open("w") as out:
         show_log(run, Wanted(stage="pretrain"), out, follow=True, clock=Clock(now=lambda: next(passed), sleep=write_on))
-    assert (tmp_path / "followed").read_text() == "one\ntwo\nthree\n"
+    assert (tmp_path / "followed").read_text() == f"{before}{half}o\nthree\n"
 
 
 def test_a_status_is_json_for_programs_and_a_table_on_a_terminal(slurm: SlurmCluster, tmp_path: Path) -> None:

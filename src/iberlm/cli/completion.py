@@ -206,4 +206,6 @@ def _hydra_candidates(name: str, line: str) -> list[str]:
         found = BashCompletion(loader)._query(config_name=VERBS[name].recipe, line=f"{search_path_override()} {line}")
     # of a list Hydra offers `KEY.` and `KEY=0=`
     lists = (f"{entry[:-1]}=" if entry.endswith(".") and _elements(entry[:-1]) else entry for entry in found)
-    return [entry for entry in lists if not re.search(r"=\d+=$", entry)]
+    begun = line.rpartition(" ")[2]
+    # behind `backend=` Hydra also offers the keys of that setting: `backend=kind=`, `evaluate.suite=languages.`
+    return [entry for entry in lists if not re.search(r"=\d+=$", entry) and not ("=" in begun and entry.endswith(("=", ".")))]

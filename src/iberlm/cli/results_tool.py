@@ -1,10 +1,8 @@
 """`iberlm results`: look into a result store, bring stores together, check one, and make few files of many."""
 
-import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import unquote
 
 import typer
 
@@ -35,10 +33,12 @@ def list_results(
     model: Annotated[str, typer.Option(help="Only models with this in their name, or at the beginning of their key.")] = "",
 ) -> None:
     """What a store has: how many items of each task each model answered. A '+' stands where the task is not finished."""
-    _existing(store)
+    from iberlm.evaluate.store.existing import begun_evaluations, existing_store
+
+    existing_store(store, just_begun=True)
     every = _counts(store)
     if not every:
-        print("\n".join([f"{store}: no result yet", *(_journals(store) or ["nothing is in the journal either"])]))
+        _print_empty(store)
         return
     counts = {place: n for place, n in every.items() if model in place[0].name or place[0].model.startswith(model)}
     if not counts:
@@ -48,18 +48,14 @@ def list_results(
     for start in range(0, len(models), _MODELS_A_BLOCK):
         _print_block(models[start : start + _MODELS_A_BLOCK], start, counts, finished)
     print(f"{sum(counts.values()):,} items, {len({task for _, task in counts}):,} tasks, {len(models):,} model{'s' if len(models) != 1 else ''}")
-    for line in _journals(store):
+    for line in begun_evaluations(store):
         print(line)
 
 
-def _existing(store: Path) -> None:
-    """Raise `DataError` for what is no store. The mark is written with the first rows: before them a store has a journal alone."""
-    from iberlm.evaluate.store.journal import FOLDER
-    from iberlm.evaluate.store.store import MARK, Store
+def _print_empty(store: Path) -> None:
+    from iberlm.evaluate.store.existing import begun_evaluations
 
-    if not (store / MARK).is_file() and not (store / FOLDER).is_dir():
-        raise DataError(f"{store}: is no result store: it has no {MARK}; the stage evaluate keeps its own in RUN_DIR/store")
-    Store(store)
+    print("\n".join([f"{store}: no result yet", *(begun_evaluations(store) or ["nothing is in the journal either"])]))
 
 
 def _counts(store: Path) -> dict[tuple[_Asked, str], int]:
@@ -99,33 +95,6 @@ def _print_block(models: list[_Asked], start: int, counts: dict[tuple[_Asked, st
     print()
 
 
-def _journals(store: Path) -> list[str]:
-    """A line for each evaluation that is not finished, with the process that began it: it may be at work, or was killed."""
-    from iberlm.evaluate.store.journal import unfinished
-
-    slices, begun = unfinished(store), _begun(store)
-    lines = []
-    for name in sorted(slices.keys() | begun.keys()):
-        by = f", begun by {begun[name]}" if begun.get(name) else ""
-        count = slices.get(name, 0)
-        noted = f"{count:,} {'slice' if count == 1 else 'slices'} in the journal" if count else "no answer in the journal yet"
-        lines.append(f"unfinished: {name}{by}, {noted}; the same evaluation goes on from there")
-    return lines
-
-
-def _begun(store: Path) -> dict[str, str]:
-    """Evaluations that have a lock, and what it says of the process."""
-    from iberlm.evaluate.store.journal import FOLDER
-    from iberlm.evaluate.store.merge import COMPACTION
-
-    found = {}
-    for path in (store / FOLDER).glob("*.lock"):
-        with contextlib.suppress(FileNotFoundError):  # it has just ended
-            found[unquote(path.stem)] = path.read_text(encoding="utf-8").strip()
-    found.pop(COMPACTION, None)
-    return found
-
-
 @app.command("merge")
 def merge_stores(
     into: Annotated[Path, typer.Argument(metavar="INTO", help="Store that gets what it lacks; created when it is not there.")],
@@ -144,18 +113,21 @@ def check_store(
     set_aside: Annotated[bool, typer.Option("--set-aside", help="Rename damaged files to *.damaged, so that the rest can be used.")] = False,
 ) -> None:
     """Read every file, compare its bytes with its name, recompute every key. Exit status 5 if a damaged file stays."""
+    from iberlm.evaluate.store.existing import begun_evaluations, existing_store
     from iberlm.evaluate.store.segment import SCHEMAS, segments
-    from iberlm.evaluate.store.store import Store
 
-    _existing(store)
+    opened = existing_store(store, just_begun=True)
     if set_aside:
-        Store(store).set_aside_damaged(thorough=True)
-    problems = [str(error) for _, error in Store(store).check()]
+        opened.set_aside_damaged(thorough=True)
+    problems = [str(error) for _, error in opened.check()]
     if problems:
         raise CorruptError(f"{store}: files that cannot be used: {len(problems)}\n  " + "\n  ".join(problems))
     files = {kind: len(segments(store, kind)) for kind in SCHEMAS}
+    if not any(files.values()):
+        _print_empty(store)
+        return
     print(f"{store}: {files['items']:,} files of items and {files['results']:,} of results, all whole; every key is right")
-    for line in _journals(store):
+    for line in begun_evaluations(store):
         print(line)
 
 

@@ -23,8 +23,8 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 class SuiteConfig:
     """What is asked (`suite=`): families of our own tasks in languages, and tasks that lm-eval brings."""
 
-    name: str = "sample"
-    """What results are filed under (`title`): give another one to a suite of your own."""
+    name: str = "unnamed"
+    """What results are filed under (`title`); the recipes have names, and a suite of your own should."""
     tasks: list[str] = field(default_factory=lambda: ["minimal_pairs", "reading", BITS_PER_BYTE])
     """Families: the files `eval/LANG/FAMILY_LANG.yaml`."""
     languages: list[str] = field(default_factory=lambda: list(LANGUAGES))
@@ -50,8 +50,7 @@ class SuiteConfig:
         for key, values in (("suite.tasks", self.tasks), ("suite.languages", self.languages), ("suite.upstream", upstream)):
             if repeated := sorted({value for value in values if values.count(value) > 1}):
                 raise ConfigError(f"{key}: '{repeated[0]}' is listed twice")
-        for task, licence in self.licences.items():
-            _check_licence(task, licence)
+        self.licences = {task: _checked_licence(task, licence) for task, licence in self.licences.items()}
 
     @property
     def title(self) -> str:
@@ -152,9 +151,14 @@ def _check_family(name: str, known: dict[str, list[str]]) -> None:
     raise ConfigError(f"suite.tasks: unknown task '{name}'; {hint} (tasks of lm-eval itself go under suite.upstream)")
 
 
-def _check_licence(task: str, licence: str) -> None:
+def _checked_licence(task: str, licence: str) -> str:
+    """The licence without needless blanks."""
     from iberlm.cards.licences import problem_of  # brings pydantic: only when a licence is given
 
-    given(f"suite.licences.{task}", licence.strip())
-    if problem := problem_of(licence):
-        raise ConfigError(f"suite.licences.{task}: {'; '.join(problem)} (SPDX, or LicenseRef-NAME for what is not on its list)")
+    expression = " ".join(str(licence or "").split())
+    given(f"suite.licences.{task}", expression)
+    if problem := problem_of(expression):
+        message = "; ".join(problem)
+        others = "" if "LicenseRef-NAME" in message else " (SPDX, or LicenseRef-NAME for what is not on its list)"
+        raise ConfigError(f"suite.licences.{task}: {message}{others}")
+    return expression

@@ -135,7 +135,8 @@ def open_backend(config: Any, *, weights: bool = True) -> Backend:
 
         return opened(config, weights=weights)
     if config.processes != 1:
-        raise ConfigError(f"processes: {config.processes} with backend.kind={kind}; a server shares the work by itself, so this must be 1")
+        mend = "give backend.tensor_parallel the number of GPUs" if kind == "vllm" else "a server shares the work by itself"
+        raise ConfigError(f"processes: {config.processes} with backend.kind={kind}; {mend}, and leave processes=1")
     if kind == "vllm":
         from iberlm.evaluate.backends import vllm
 

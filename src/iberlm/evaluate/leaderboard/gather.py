@@ -16,8 +16,8 @@ from iberlm.evaluate.catalogue import MEASURES, TaskFacts, catalogue
 from iberlm.evaluate.config import suite_recipe, suite_recipes
 from iberlm.evaluate.leaderboard.board import Board, Cell, Entrant, Row, Task
 from iberlm.evaluate.leaderboard.wording import count, language_rank, short_names
+from iberlm.evaluate.store.existing import existing_store
 from iberlm.evaluate.store.order import newest
-from iberlm.evaluate.store.store import MARK, Store
 from iberlm.evaluate.suite import resolve
 
 NO_TEMPLATE = "none"
@@ -26,10 +26,8 @@ _MIN_HASH = 4
 
 def read_results(stores: Sequence[Path]) -> pa.Table:
     """Result rows of several stores as if they were one. Raises `DataError` for a folder that is no store, or when there are no results at all."""
-    for folder in stores:
-        if not (folder / MARK).is_file():
-            raise DataError(f"{folder}: is no result store: it has no {MARK}; the stage evaluate keeps its own in RUN_DIR/store")
-    found = newest(pa.concat_tables([Store(folder).results() for folder in stores]))
+    opened = [existing_store(folder) for folder in stores]
+    found = newest(pa.concat_tables([store.results() for store in opened]))
     if not len(found):
         raise DataError(f"{', '.join(map(str, stores))}: no results yet; fill a store with iberlm evaluate model=MODEL store={stores[0]}")
     return found

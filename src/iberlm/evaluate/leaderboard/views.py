@@ -69,8 +69,8 @@ def mean_cell(standing: Standing | None, entrant: Entrant, noun: str = "tasks") 
 
 
 def _compared(interval: Interval) -> str:
-    """The ends of an interval that is ranked, more is better: by them the page ranks the models that a filter leaves."""
-    return f"{interval.low:.9g} {interval.high:.9g}"
+    """The ends of an interval that is ranked, more is better: by them the page ranks the models that a filter leaves. No bit is lost."""
+    return f"{interval.low:.17g} {interval.high:.17g}"
 
 
 def place_text(place: tuple[int, int] | None) -> str:

@@ -11,14 +11,13 @@ import pyarrow.compute as pc
 
 from iberlm.core.errors import ConfigError, CorruptError, DataError
 from iberlm.core.files import disk_errors, publish
+from iberlm.evaluate.store.existing import COMPACTION, existing_store
 from iberlm.evaluate.store.journal import writing
 from iberlm.evaluate.store.order import distinct
 from iberlm.evaluate.store.schema import ITEM_SCHEMA
 from iberlm.evaluate.store.segment import ITEMS, SCHEMAS, TRIES, check_segment, is_whole, read_segment, remove_abandoned, segments, write_segment
-from iberlm.evaluate.store.store import IDENTITY, MARK, Store
+from iberlm.evaluate.store.store import IDENTITY, Store
 
-COMPACTION = "compaction"
-"""Name of the lock that a process holds which takes files away, or relies on their staying."""
 FILE_BYTES = 64 << 20
 """A compacted file is closed at this size: one model's items are some of these."""
 
@@ -57,8 +56,8 @@ def merge(into: Path, *others: Path) -> Merged:
     """Copy the files of other stores that `into` has not; nothing is overwritten or deleted.
 
     What a merged store answers does not depend on the order: of several answers to one request the earliest counts. Journals
-    of unfinished evaluations stay where they are. Raises `DataError` for a folder that is no store and `CorruptError` for a damaged
-    file, before anything of that store is copied.
+    of unfinished evaluations stay where they are. Raises `DataError` for a folder that is no store or has no result yet and `CorruptError`
+    for a damaged file, before anything of that store is copied.
     """
     target = Store(into)
     for other in others:
@@ -72,11 +71,9 @@ def merge(into: Path, *others: Path) -> Merged:
 
 
 def _check_source(into: Path, other: Path) -> None:
-    if not (other / MARK).is_file():
-        raise DataError(f"{other}: is no result store: it has no {MARK}")
+    existing_store(other)
     if other.resolve() == into.resolve():
         raise ConfigError(f"{other}: a store cannot be merged into itself")
-    Store(other)
 
 
 def _copy_all(into: Path, other: Path) -> int:
@@ -149,12 +146,10 @@ class Compacted:
 def compact(folder: Path) -> Compacted:
     """Write the rows of many small files into few large ones, then delete the small ones; readers and writers may go on meanwhile.
 
-    Every distinct row is kept, also answers that do not count. Raises `CorruptError` for a damaged file, before its model's files are
-    touched.
+    Every distinct row is kept, also answers that do not count. Raises `DataError` for a folder that is no store or has no result yet and
+    `CorruptError` for a damaged file, before its model's files are touched.
     """
-    if not (folder / MARK).is_file():
-        raise DataError(f"{folder}: is no result store: it has no {MARK}")
-    Store(folder)
+    existing_store(folder)
     with writing(folder, COMPACTION), disk_errors(folder):
         remove_abandoned(folder)
         before = sum(len(segments(folder, kind)) for kind in SCHEMAS)

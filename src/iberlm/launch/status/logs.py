@@ -177,11 +177,17 @@ def _whole_lines(path: Path) -> int:
     """Bytes of a log to the end of its last whole line; 0 when it cannot be read."""
     try:
         with path.open("rb") as stream:
-            size = stream.seek(0, 2)
-            stream.seek(max(0, size - _FIRST_BYTES))
-            return size - len(stream.read(min(size, _FIRST_BYTES)).rpartition(b"\n")[2])
+            end = stream.seek(0, 2)
+            while end:
+                begin = max(0, end - _FIRST_BYTES)
+                stream.seek(begin)
+                newline = stream.read(end - begin).rfind(b"\n")
+                if newline >= 0:
+                    return begin + newline + 1
+                end = begin
     except OSError:
-        return 0
+        pass
+    return 0
 
 
 def _added(path: Path, place: int) -> tuple[int, bytes]:
