@@ -22,6 +22,7 @@ from iberlm.core.cluster import ClusterConfig
 from iberlm.core.errors import ConfigError, CorruptError, DataError, IberlmError, ResourceError
 from iberlm.core.needs import DATASET, DOWNLOAD, MODEL, PACKAGE, PATH, REFUSED, TOKENIZER, Need, local_folder, path_need
 from iberlm.core.staged import read_record
+from iberlm.evaluate.catalogue import catalogue
 from iberlm.launch.offline.bundle import bundle_environment, check_bundle, importable, missing, read_bundle, require
 from iberlm.launch.offline.prefetch import compile_loops, gather
 from iberlm.sources.config import CorpusConfig, FetchConfig, SourceConfig
@@ -30,6 +31,8 @@ from tests.launch.local_hub import LocalHub, Repository
 
 SPLITS = (b"train", b"validation", b"test")
 A, B, C = "a" * 40, "b" * 40, "c" * 40
+XNLI_EU = catalogue()["xnli_eu"].revision
+"""The commit that the catalogue asks."""
 CARD = b"---\nconfigs:\n- config_name: eu\n  data_files:\n" + b"".join(b"  - {split: %b, path: eu/%b.parquet}\n" % (name, name) for name in SPLITS) + b"---\n"
 
 
@@ -61,7 +64,7 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, st
         ("models", "town/pickled"): Repository(A, {"config.json": b"{}", "pytorch_model.bin": b"a pickle"}),
         ("models", "town/program"): Repository(A, large | {"config.json": b'{"auto_map": {"AutoModelForCausalLM": "modeling.Model"}}', "modeling.py": b""}),
         ("models", "town/words"): Repository(A, {"README.md": b"words"}),
-        ("datasets", "HiTZ/xnli-eu"): Repository(C, {"README.md": CARD, **splits}),
+        ("datasets", "HiTZ/xnli-eu"): Repository(XNLI_EU, {"README.md": CARD, **splits}),
         ("datasets", "town/set"): Repository(C, {"train.jsonl": b'{"text": "bat"}\n{"text": "bi"}\n'}),
         ("datasets", "town/repeated"): Repository(C, {"train.parquet": repeated}),
         ("datasets", "town/gated"): Repository(C, {"train.jsonl": b'{"text": "bat"}\n'}, gated=True),
@@ -125,9 +128,9 @@ def test_a_bundle_moved_elsewhere_serves_model_and_task_without_a_hub(hub: Local
     assert not (tmp_path / "home").exists(), "nothing lies outside the bundle"
     items = {item.name: item for item in read_bundle(tmp_path / "bundle")}
     assert items["town/tiny"].commit == A
-    found = read_record(tmp_path / "bundle" / "tasks" / "HiTZ--xnli-eu" / "eu" / C)
+    found = read_record(tmp_path / "bundle" / "tasks" / "HiTZ--xnli-eu" / "eu" / XNLI_EU)
     assert found is not None
-    assert found.pinned  # the task names no commit: what was the newest is pinned
+    assert not found.pinned  # the catalogue names the commit
     assert {name: split.rows for name, split in found.splits.items()} == {"train": 2, "test": 6}  # asked, and of solved examples: no validation
 
     before = len(hub.requests)
