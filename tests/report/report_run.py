@@ -268,12 +268,13 @@ def _evaluate(shift: float) -> Write:
     return write
 
 
-SENTENCE = "A is better on eu (+4.2 points, 95% interval 1.1 to 7.3)"
+SENTENCE = "no difference can be seen on eu with 120 items"
+DOUBT = "A and B differ on fewer than 5 items (or passages): too few to call one better"
 
 
 def _verdict(task: str, better: str) -> dict[str, Any]:
     numbers = {"difference": {"value": 0.042, "low": 0.011, "high": 0.073}, "p": 0.0004, "p_holm": 0.02, "detectable": 0.05}
-    return {"task": task, "language": task[-2:], "metric": "acc", **numbers, "only_a": 9, "only_b": 3, "better": better}
+    return {"task": task, "language": task[-2:], "metric": "acc", **numbers, "only_a": 9, "only_b": 3, "better": better, "remarks": [] if better else [DOUBT]}
 
 
 def _finetune(out: Path, record: Record) -> None:

@@ -161,14 +161,28 @@ def _comparison(run: RunFolder) -> list[Block]:
     if not tasks:
         return []
     blocks: list[Block] = [Heading("The fine-tuned model (A) against the base model (B), item by item")]
-    blocks += [Remark(f"{line(sentence)}.") for sentence in mapping(found).get("sentences") or []]
+    blocks += [Remark(_sentence(line(sentence))) for sentence in mapping(found).get("sentences") or []]
     names = ("Difference, A less B", "95% interval", "p", "p by Holm", "Only A right", "Only B right", "Unseen below")
     columns = [Column("Task"), *(Column(name, number=True) for name in names), Column("Better")]
     tags = ordered({line(entry.get("language")) for entry in tasks})
     rows = [_verdict(entry) for entry in sorted(tasks, key=lambda entry: tags.index(line(entry.get("language"))))]
     caption = "Paired differences by task (accuracies in per cent); p is corrected for the number of tasks by Holm's method"
     blocks.append(Table(caption, columns, rows))
+    doubts: dict[str, list[str]] = {}
+    for entry in tasks:
+        for doubt in entry.get("remarks") or []:
+            doubts.setdefault(line(doubt), []).append(_task_name(entry))
+    blocks += [Remark(_sentence(f"{doubt}: {listed(names)}")) for doubt, names in doubts.items()]
     return blocks
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _task_name(entry: dict[str, Any]) -> str:
+    tag = line(entry.get("language"))
+    return f"{_short(line(entry.get('task')), tag)} in {language_name(tag)}"
 
 
 def _verdict(entry: dict[str, Any]) -> list[Cell]:
