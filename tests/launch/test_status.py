@@ -180,9 +180,10 @@ def test_a_hang_is_told_by_log_and_heartbeat_together_and_never_of_a_requeued_jo
     slurm.run("scontrol", "update", f"JobId={job.job}", "StartTime=now+3600")  # else it begins again in some seconds, whether all is asked or not
     stage = by_name(run, now + 360_000)["pretrain"]
     assert (stage.state, stage.hangs, stage.remarks) == ("queued", False, [])
+    # Slurm gives the reason with its next look at the queue
+    slurm.wait(lambda: "this is no fault" in row(told(run, now), "pretrain"), 20, "Slurm says why it waits")
     text = told(run, now)
     print(text)
-    assert "this is no fault" in row(text, "pretrain")
     assert "starts again " in row(text, "pretrain")
     slurm.run("scontrol", "update", f"JobId={job.job}", "StartTime=now")
     slurm.wait_state(job.job, "RUNNING", seconds=30)
