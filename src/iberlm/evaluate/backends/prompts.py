@@ -3,7 +3,7 @@
 vLLM and servers score a prompt only while they generate at least one token behind it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jinja2
@@ -35,19 +35,9 @@ class Prompts:
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         """As lm-eval's, but with the windows of all documents at once: one after the other the engine would mostly wait."""
-        owners: list[int] = []
-        windows: list[Any] = []
-        for number, request in enumerate(requests):
-            # the rolling likelihood puts BOS before the text itself
-            tokens = self.tok_encode(request.args[0], add_special_tokens=False)
-            rolling = get_rolling_token_windows(token_list=tokens, prefix_token=self.prefix_token_id, max_seq_len=self.max_length - 1, context_len=1)  # type: ignore[attr-defined]
-            for context, continuation in map(make_disjoint_window, rolling):
-                owners.append(number)
-                windows.append((None, context, continuation))
-        totals = [0.0] * len(requests)
-        for number, (value, _) in zip(owners, self._loglikelihood_tokens(windows), strict=True):
-            totals[number] += value
-        return totals
+        # the rolling likelihood puts BOS before the text itself
+        documents = [self.tok_encode(request.args[0], add_special_tokens=False) for request in requests]
+        return window_sums(documents, self.prefix_token_id, self.max_length - 1, self._loglikelihood_tokens)  # type: ignore[attr-defined]
 
     def _loglikelihood_tokens(self, requests: Sequence[Any], **options: Any) -> list[tuple[float, bool]]:
         for text, _, continuation in requests:
@@ -90,6 +80,21 @@ class Prompts:
         if limit >= self.longest:
             raise ConfigError(f"the task asks for answers of {limit} tokens, and the model's context has {self.max_length + 1}; leave the task out")
         return self.longest - limit
+
+
+def window_sums(documents: Sequence[list[int]], prefix: int, size: int, score: Callable[[list[Any]], Sequence[tuple[float, bool]]]) -> list[float]:
+    """Log-likelihood of each document of tokens: its windows of at most `size` tokens as lm-eval cuts them, those of all documents scored at once."""
+    owners: list[int] = []
+    windows: list[Any] = []
+    for number, tokens in enumerate(documents):
+        rolling = get_rolling_token_windows(token_list=tokens, prefix_token=prefix, max_seq_len=size, context_len=1)
+        for context, continuation in map(make_disjoint_window, rolling):
+            owners.append(number)
+            windows.append((None, context, continuation))
+    totals = [0.0] * len(documents)
+    for number, (value, _) in zip(owners, score(windows), strict=True):
+        totals[number] += value
+    return totals
 
 
 ANSWER_TOKENS = 256

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from lm_eval import utils
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs
 
@@ -22,6 +21,7 @@ from iberlm.core.errors import ConfigError, DataError, ResourceError
 from iberlm.core.files import sha256_json
 from iberlm.core.needs import local_folder
 from iberlm.evaluate.backends import Backend, Slices, plain, require_finite, texts_of
+from iberlm.evaluate.backends.prompts import window_sums
 from iberlm.evaluate.config import EvaluateConfig
 from iberlm.evaluate.fingerprint import model_key
 from iberlm.evaluate.model import load_model, pick_device
@@ -116,18 +116,8 @@ class SlicedHFLM(HFLM):  # type: ignore[misc]
             self.batch_size_per_gpu = self.sequences
             return [float(value) for value in super().loglikelihood_rolling(requests, disable_tqdm=True)]
         # by tokens: all windows at once, so that those of one length come together; lm-eval takes them as the documents come
-        owners: list[int] = []
-        windows: list[Tokenized] = []
-        for number, request in enumerate(requests):
-            tokens = self.tok_encode(request.args[0])
-            rolling = utils.get_rolling_token_windows(token_list=tokens, prefix_token=self.prefix_token_id, max_seq_len=self.max_length, context_len=1)
-            for context, continuation in map(utils.make_disjoint_window, rolling):
-                owners.append(number)
-                windows.append((None, context, continuation))
-        totals = [0.0] * len(requests)
-        for number, (value, _) in zip(owners, self._loglikelihood_tokens(windows), strict=True):
-            totals[number] += value
-        return totals
+        documents = [self.tok_encode(request.args[0]) for request in requests]
+        return window_sums(documents, self.prefix_token_id, self.max_length, self._loglikelihood_tokens)
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         answers: list[Any] = [None] * len(requests)
